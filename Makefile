@@ -1,0 +1,52 @@
+# Two commands do everything, set-up included: `make book` and `make test`. Only `make refresh` rewrites notebooks/.
+# PIP_ARGS hands options to pip, PYTHON chooses the interpreter that makes .venv.
+
+PYTHON ?= python3
+PIP_ARGS ?=
+BIN := .venv/bin
+CHAPTERS := $(sort $(wildcard notebooks/*.ipynb))
+SOURCE := _build/source
+# Runs trained by one command are found by the other, and a fresh clone trains its own.
+export SAT2DEM_CACHE ?= $(CURDIR)/_build/cache
+export JUPYTER_PLATFORM_DIRS := 1
+
+.PHONY: book test refresh address install clean
+
+book: install
+	rm -rf $(SOURCE) _build/html
+	mkdir -p $(SOURCE)/notebooks
+	cp _config.yml _toc.yml references.bib *.md $(SOURCE)/
+	cp -r _static $(SOURCE)/
+	set -e; for chapter in $(CHAPTERS); do \
+		echo "== $$chapter"; \
+		$(BIN)/papermill --no-progress-bar --cwd $(SOURCE)/notebooks $$chapter $(SOURCE)/$$chapter 2>$(SOURCE)/papermill.log \
+			|| { tail -40 $(SOURCE)/papermill.log; exit 1; }; \
+	done
+	$(BIN)/jupyter-book build $(SOURCE) --path-output $(SOURCE) --warningiserror --keep-going --quiet
+	mv $(SOURCE)/_build/html _build/html
+	test -f _build/html/index.html
+	@echo "The book: $(CURDIR)/_build/html/index.html"
+
+test: install
+	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest --nbval notebooks
+
+refresh: install
+	set -e; for chapter in $(CHAPTERS); do \
+		echo "== $$chapter"; \
+		$(BIN)/jupyter nbconvert --to notebook --execute --inplace $$chapter; \
+	done
+	$(BIN)/python tests/tidy.py $(CHAPTERS)
+
+address:
+	$(PYTHON) tests/address.py
+
+install: .venv/installed
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install $(PIP_ARGS) --constraint constraints.txt --editable '.[book,test]'
+	touch $@
+
+clean:
+	rm -rf .venv _build

@@ -1,0 +1,80 @@
+"""Everything that decides what a run computes, in one place, and the presets to start from."""
+
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from sat2dem_core.errors import InvalidConfig, choose
+
+SPLITS = ("space", "paper")
+SCHEDULES = ("plateau", "cosine")
+
+
+@dataclass(frozen=True)
+class Config:
+    """The settings of one run; saved with it, so that a checkpoint rebuilds its own model.
+
+    Attributes:
+        scene: a name of :data:`sat2dem_core.scenes.SCENES`.
+        split: ``"space"``, regions with a gap (see :func:`sat2dem_core.tiles.divide`), or ``"paper"``, the shuffle.
+        version: which of the paper's splits, 1 to 4.
+        tile, stride: px; the stride of the training tiles. Held-out tiles never overlap.
+        method, attention, normalization: names of their registries.
+        features: channels of the U-Net's first level.
+        l1_weight: factor of the L1 loss.
+        learning_rate, batch: Adam's, and tiles a step.
+        schedule: ``"plateau"`` halves the rate when validation stands still for 20 rounds, as the paper does;
+            ``"cosine"`` warms up over the first tenth of the steps, then lowers it to zero.
+        steps: number of updates; ``epochs``, where not 0, counts by passes over the training tiles instead.
+        validate_every: epochs between two validations, each with a line in the log and a checkpoint.
+        flips: mirror training tiles at random, left-right and up-down.
+        seed: of the initial weights and all that is random in training.
+    """
+
+    scene: str = "rocky-mountain"
+    split: str = "space"
+    version: int = 1
+    tile: int = 64
+    stride: int = 4
+    method: str = "unet"
+    attention: str = "none"
+    normalization: str = "shift"
+    features: int = 16
+    l1_weight: float = 100.0
+    learning_rate: float = 1e-3
+    batch: int = 16
+    schedule: str = "cosine"
+    steps: int = 600
+    epochs: int = 0
+    validate_every: int = 1
+    flips: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        choose("split", self.split, SPLITS)
+        choose("schedule", self.schedule, SCHEDULES)
+        for name in ("batch", "steps", "stride", "features", "validate_every", "learning_rate"):
+            if getattr(self, name) <= 0:
+                raise InvalidConfig(f"{name} is {getattr(self, name)}: give a positive number")
+        if self.epochs < 0:
+            raise InvalidConfig(f"epochs is {self.epochs}: give 0 to count by steps, or a positive number")
+
+
+PRESETS = {
+    "cpu": Config(),
+    "paper": Config(
+        split="paper", tile=256, stride=256, features=64, learning_rate=2e-4, batch=32, schedule="plateau",
+        epochs=500,
+    ),
+}
+
+
+def preset(name: str, **changes: Any) -> Config:
+    """The settings of a preset, with any field changed by keyword.
+
+    Raises:
+        UnknownName: no such preset or field; the message lists the valid ones.
+    """
+    known = [field.name for field in fields(Config)]
+    for field in changes:
+        choose("setting", field, known)
+    return replace(PRESETS[choose("preset", name, PRESETS)], **changes)

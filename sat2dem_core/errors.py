@@ -1,0 +1,78 @@
+"""What can go wrong for a user, each error named after the fault and saying what to do about it."""
+
+from collections.abc import Iterable
+
+
+class Sat2DEMError(Exception):
+    """Base of every error that this package raises on purpose."""
+
+
+class UnreadableRaster(Sat2DEMError):
+    """A raster file is missing, cut short or not a raster."""
+
+
+class MissingCRS(Sat2DEMError):
+    """A raster does not say where on Earth it lies."""
+
+
+class UnsupportedImagery(Sat2DEMError):
+    """The image's bands or numbers are not what a network can be fed with."""
+
+
+class NoOverlap(Sat2DEMError):
+    """Image and DEM lie on different ground."""
+
+
+class NoElevation(Sat2DEMError):
+    """A DEM holds no usable elevation: all nodata, or values that are no heights."""
+
+
+class FlatElevation(Sat2DEMError):
+    """Every elevation is the same, so there is no range to normalize by."""
+
+
+class NoTiles(Sat2DEMError):
+    """A scene or a split leaves no tile to work on."""
+
+
+class WrongShape(Sat2DEMError):
+    """A tensor, a tile size or a width does not fit a network."""
+
+
+class UnknownName(Sat2DEMError, KeyError):
+    """A name that is not in a registry."""
+
+    def __str__(self) -> str:  # KeyError would show the repr
+        return str(self.args[0])
+
+
+class InvalidConfig(Sat2DEMError):
+    """A setting that no run can be made with."""
+
+
+class DamagedCheckpoint(Sat2DEMError):
+    """A checkpoint is missing, cut short, or of another architecture."""
+
+
+class CannotWrite(Sat2DEMError):
+    """A file could not be written; what stood there before is untouched."""
+
+
+class RunExists(Sat2DEMError):
+    """A run folder already holds a run of other settings or other data."""
+
+
+class NonFiniteLoss(Sat2DEMError):
+    """Training produced NaN or infinity."""
+
+
+def choose(kind: str, name: str, valid: Iterable[str]) -> str:
+    """Return ``name`` if it is among ``valid``.
+
+    Raises:
+        UnknownName: it is not; the message lists the valid names.
+    """
+    valid = list(valid)
+    if name not in valid:
+        raise UnknownName(f"unknown {kind} {name!r}: choose one of {', '.join(valid)}")
+    return name

@@ -1,0 +1,142 @@
+"""The paper's networks: a U-Net generator and a 70x70 PatchGAN.
+
+Source: Leyva, Ortega & de Moura (2026), doi 10.1007/s41064-026-00393-y, after Isola et al. (2017),
+arXiv 1611.07004. Modules are named so that parameters have the keys of the authors' checkpoints.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from sat2dem_core.attention import build_attention
+from sat2dem_core.errors import WrongShape
+from sat2dem_core.tiles import check_tile_size
+
+
+def _conv(channels_in: int, channels_out: int, stride: int = 2, bias: bool = False) -> nn.Conv2d:
+    return nn.Conv2d(channels_in, channels_out, 4, stride, padding=1, bias=bias, padding_mode="reflect")
+
+
+def _upconv(channels_in: int, channels_out: int, bias: bool = False) -> nn.ConvTranspose2d:
+    return nn.ConvTranspose2d(channels_in, channels_out, 4, 2, padding=1, bias=bias)
+
+
+class Block(nn.Module):
+    """Convolution, norm and activation; then attention; then dropout."""
+
+    def __init__(self, conv: nn.Module, activation: nn.Module, attention: str, dropout: bool):
+        super().__init__()
+        channels = conv.out_channels
+        self.conv = nn.Sequential(conv, nn.InstanceNorm2d(channels, affine=True), activation)
+        self.attention = build_attention(attention, channels)
+        self.dropout = nn.Dropout(0.5) if dropout else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dropout(self.attention(self.conv(x)))
+
+
+class UNet(nn.Module):
+    """Image to normalized elevation: (B, 3, T, T) in [-1, 1] to (B, 1, T, T) in (-1, 1).
+
+    A tile of 2^k px is halved k times, to a single pixel, and doubled k times; every level hands its features
+    across. At 256 px this is the paper's generator.
+
+    Args:
+        attention: a name of :data:`sat2dem_core.attention.ATTENTIONS`, in every inner block.
+        features: channels of the first level; they double with each level up to eight times as many.
+        tile: T, a power of two from 32 to 512 px.
+        dropout: how many of the first up blocks have dropout 0.5.
+    """
+
+    def __init__(self, attention: str = "none", features: int = 64, tile: int = 256, dropout: int = 3):
+        super().__init__()
+        check_tile_size(tile)
+        if features < 1:
+            raise WrongShape(f"a U-Net of {features} features has nothing to learn with: give 1 or more")
+        self.tile = tile
+        levels = tile.bit_length() - 1
+        width = [features * min(2**level, 8) for level in range(levels)]  # channels after each halving
+
+        self.initial_down = nn.Sequential(_conv(3, width[0], bias=True), nn.LeakyReLU(0.2))
+        self._downs, self._ups = [], []
+        for i in range(1, levels - 1):
+            block = Block(_conv(width[i - 1], width[i]), nn.LeakyReLU(0.2), attention, dropout=False)
+            self.add_module(f"down{i}", block)
+            self._downs.append(f"down{i}")
+        self.bottleneck = nn.Sequential(_conv(width[-2], width[-1], bias=True), nn.ReLU())
+        for i in range(1, levels):
+            below = width[-1] if i == 1 else 2 * width[-i]  # from the second on, a skip connection doubles them
+            block = Block(_upconv(below, width[-1 - i]), nn.ReLU(), attention, dropout=i <= dropout)
+            self.add_module(f"up{i}", block)
+            self._ups.append(f"up{i}")
+        self.final_up = nn.Sequential(_upconv(2 * width[0], 1, bias=True), nn.Tanh())
+
+    def forward(self, image: Tensor) -> Tensor:
+        if image.shape[1:] != (3, self.tile, self.tile):
+            raise WrongShape(
+                f"this U-Net takes images of shape (batch, 3, {self.tile}, {self.tile}), not {tuple(image.shape)}: "
+                f"cut tiles of {self.tile} px, or build UNet(tile=...) for yours"
+            )
+        x = self.initial_down(image)  # (B, F, T/2, T/2)
+        skips = [x]
+        for name in self._downs:
+            x = getattr(self, name)(x)  # (B, min(2^i, 8)F, T/2^(i+1), T/2^(i+1))
+            skips.append(x)
+        x = self.bottleneck(x)  # (B, 8F, 1, 1)
+        for name in self._ups:
+            x = getattr(self, name)(x)
+            x = torch.cat((x, skips.pop()), 1)
+        return self.final_up(x)  # (B, 1, T, T)
+
+
+class PatchGAN(nn.Module):
+    """Does this elevation belong to this image? One logit for each overlapping patch of 70 px.
+
+    (B, 3, T, T) and (B, 1, T, T) to (B, 1, T/8 - 2, T/8 - 2): 30 x 30 logits at 256 px, 2 x 2 at 32 px, where a
+    patch sees the whole tile. The reviser of DRPAN is this network without attention.
+
+    Args:
+        attention: a name of :data:`sat2dem_core.attention.ATTENTIONS`, after each inner layer.
+    """
+
+    def __init__(self, attention: str = "none"):
+        super().__init__()
+
+        def layer(channels_in: int, channels_out: int, stride: int) -> nn.Sequential:
+            norm = nn.InstanceNorm2d(channels_out, affine=True)
+            return nn.Sequential(_conv(channels_in, channels_out, stride), norm, nn.LeakyReLU(0.2))
+
+        self.initial = nn.Sequential(_conv(4, 64, bias=True), nn.LeakyReLU(0.2))
+        self.layer1 = layer(64, 128, stride=2)
+        self.attention1 = build_attention(attention, 128)
+        self.layer2 = layer(128, 256, stride=2)
+        self.attention2 = build_attention(attention, 256)
+        self.layer3 = layer(256, 512, stride=1)
+        self.attention3 = build_attention(attention, 512)
+        self.final = _conv(512, 1, stride=1, bias=True)
+
+    def forward(self, image: Tensor, dem: Tensor) -> Tensor:
+        if image.shape[-2:] != dem.shape[-2:]:
+            raise WrongShape(
+                f"image {tuple(image.shape)} and DEM {tuple(dem.shape)} differ in size: put both on one grid first"
+            )
+        x = self.initial(torch.cat((image, dem), 1))  # (B, 64, T/2, T/2)
+        x = self.attention1(self.layer1(x))  # (B, 128, T/4, T/4)
+        x = self.attention2(self.layer2(x))  # (B, 256, T/8, T/8)
+        x = self.attention3(self.layer3(x))  # (B, 512, T/8 - 1, T/8 - 1)
+        return self.final(x)
+
+
+def initialize(network: nn.Module) -> None:
+    """The paper's weights to start from: N(0, 0.02) for convolutions, zero bias; norms keep one and zero."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            nn.init.normal_(module.weight, 0.0, 0.02)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
+def pick_device() -> torch.device:
+    """The fastest device there is: CUDA, then Apple's MPS, then the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")

@@ -1,0 +1,110 @@
+"""Global and Global-with-Shift normalization of elevation, both ways.
+
+Source: Leyva, Ortega & de Moura (2026), doi 10.1007/s41064-026-00393-y.
+
+Global maps the data set's elevation range [low, high] to [-1, 1]:
+
+    n = 2 (z - low) / (high - low) - 1
+
+Global with Shift then lowers each tile so that its lowest point is -1:
+
+    s = n - (min over the tile of n + 1)
+
+The authors keep that offset nowhere; here it is returned beside the result, so that Shift can be undone.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sat2dem_core.errors import FlatElevation, NoElevation, choose
+
+NORMALIZATIONS = ("global", "shift")
+
+
+def tile_minimum(dem: Tensor) -> Tensor:
+    """Lowest valid value of each tile, NaN ignored: (..., H, W) to (..., 1, 1); NaN for a tile without any."""
+    lowest = torch.where(dem.isnan(), torch.inf, dem).amin((-2, -1), keepdim=True)
+    return torch.where(lowest.isinf(), torch.nan, lowest)
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """How elevation in metres becomes what a network predicts.
+
+    Attributes:
+        kind: ``"global"`` or ``"shift"``.
+        low, high: elevation range of the data set, metres.
+        relief: largest relief (highest minus lowest point) of any tile of the data set, metres.
+    """
+
+    kind: str
+    low: float
+    high: float
+    relief: float
+
+    @classmethod
+    def fit(cls, kind: str, dem: np.ndarray) -> "Normalization":
+        """Take the range from all tiles of a data set.
+
+        Following the paper this is the whole data set, held-out tiles included: three numbers that an
+        atlas gives for any region, and without which a Global model could not say a held-out summit's height.
+
+        Args:
+            kind: one of ``NORMALIZATIONS``.
+            dem: (N, H, W) metres, NaN for nodata.
+
+        Raises:
+            NoElevation: every value is NaN.
+            FlatElevation: every value is the same.
+        """
+        choose("normalization", kind, NORMALIZATIONS)
+        valid = ~np.isnan(dem).all((-2, -1))
+        if not valid.any():
+            raise NoElevation("cannot normalize: every elevation is nodata; give a DEM that covers the image")
+        low, high = float(np.nanmin(dem)), float(np.nanmax(dem))
+        if low == high:
+            raise FlatElevation(f"cannot normalize: every elevation is {low:g} m; give a DEM with some relief")
+        relief = np.nanmax(dem[valid], (-2, -1)) - np.nanmin(dem[valid], (-2, -1))
+        return cls(kind, low, high, float(relief.max()))
+
+    @property
+    def ssim_range(self) -> float:
+        """SSIM's ``data_range`` on (n + 1) / 2: 1 for Global; for Shift the largest relief over the range.
+
+        On the paper's Iberian tiles the latter is 0.6439.
+        """
+        return 1.0 if self.kind == "global" else self.relief / (self.high - self.low)
+
+    def forward(self, dem: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalize metres.
+
+        Args:
+            dem: (..., H, W) metres, NaN for nodata.
+
+        Returns:
+            The normalized tiles (..., H, W), NaN where ``dem`` is, and the offset (..., 1, 1) that was taken
+            from each: zero for Global.
+        """
+        n = 2 * (dem - self.low) / (self.high - self.low) - 1
+        offset = tile_minimum(n) + 1 if self.kind == "shift" else torch.zeros_like(n[..., :1, :1])
+        return n - offset, offset
+
+    def inverse(self, normalized: Tensor, offset: Tensor | float = 0.0) -> Tensor:
+        """Back to metres.
+
+        With the offset of :meth:`forward` this gives elevation. Without it, Shift gives ``low`` plus the height
+        above the tile's lowest point: use :meth:`height_above_minimum` for that height alone.
+        """
+        return (normalized + offset + 1) * (self.high - self.low) / 2 + self.low
+
+    def height_above_minimum(self, normalized: Tensor) -> Tensor:
+        """Metres above the tile's lowest point, which is what Shift's normalized values say."""
+        return (normalized + 1) * (self.high - self.low) / 2
+
+
+def scale_image(rgb: Tensor) -> Tensor:
+    """A uint8 image as networks take it: (..., 3, T, T) from 0 to 255, to float32 from -1 to 1."""
+    return rgb.float() / 127.5 - 1

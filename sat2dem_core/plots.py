@@ -1,0 +1,141 @@
+"""Every picture of the book, in one visual language.
+
+Elevation is drawn in a perceptually uniform map over its hillshade, errors in a diverging map with white at zero, and
+panels of one row share their limits, which a colour bar with a unit states.
+"""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.colors import LightSource
+from matplotlib.figure import Figure
+
+from sat2dem_core.scenes import ground_sampling_distance
+
+ELEVATION, ERROR, SHADE = "viridis", "RdBu_r", "gray"
+SUN_AZIMUTH, SUN_ALTITUDE = 315.0, 45.0  # degrees: the cartographers' sun, north-west and half way up
+
+
+def hillshade(dem: np.ndarray, gsd: tuple[float, float], exaggeration: float = 1.0) -> np.ndarray:
+    """Brightness of the ground under a sun in the north-west: (H, W) metres to (H, W) from 0 to 1, NaN kept.
+
+    Args:
+        gsd: ground sampling distance (down the rows, along the columns), metres.
+        exaggeration: factor on the heights.
+    """
+    filled = np.where(np.isnan(dem), np.nanmean(dem), dem)
+    shade = LightSource(SUN_AZIMUTH, SUN_ALTITUDE).hillshade(filled, exaggeration, dx=gsd[1], dy=gsd[0])
+    return np.where(np.isnan(dem), np.nan, shade)
+
+
+def _bare(axis: Axes, title: str, gsd: tuple[float, float]) -> None:
+    axis.set(title=title, xticks=[], yticks=[])
+    axis.set_aspect(gsd[0] / gsd[1])  # a pixel of 167 by 127 m is no square
+    for spine in axis.spines.values():
+        spine.set_visible(False)
+
+
+def show_image(axis: Axes, rgb: np.ndarray, gsd: tuple[float, float], title: str = "Image") -> None:
+    """Draw a uint8 image (3, H, W)."""
+    axis.imshow(np.moveaxis(rgb, 0, -1))
+    _bare(axis, title, gsd)
+
+
+def show_dem(
+    axis: Axes, dem: np.ndarray, gsd: tuple[float, float], title: str = "Elevation",
+    limits: tuple[float, float] | None = None, label: str | None = "m",
+) -> None:
+    """Draw elevation (H, W) in metres over its hillshade.
+
+    Args:
+        limits: elevations of the colour map's ends; those of ``dem`` when not given.
+        label: of the colour bar; None for no bar.
+    """
+    low, high = (np.nanmin(dem), np.nanmax(dem)) if limits is None else limits
+    axis.imshow(hillshade(dem, gsd), cmap=SHADE, vmin=0, vmax=1)
+    drawn = axis.imshow(dem, cmap=ELEVATION, vmin=low, vmax=high, alpha=0.65)
+    _bare(axis, title, gsd)
+    _bar(axis, drawn, label)
+
+
+def show_error(
+    axis: Axes, error: np.ndarray, gsd: tuple[float, float], title: str = "Error", limit: float | None = None,
+    label: str | None = "m",
+) -> None:
+    """Draw an error (H, W) in metres: red where the prediction is too high, blue where too low."""
+    limit = float(np.nanmax(np.abs(error))) if limit is None else limit
+    drawn = axis.imshow(error, cmap=ERROR, vmin=-limit, vmax=limit)
+    _bare(axis, title, gsd)
+    _bar(axis, drawn, label)
+
+
+def _bar(axis: Axes, drawn, label: str | None) -> None:
+    if label is not None:
+        axis.figure.colorbar(drawn, ax=axis, shrink=0.75, pad=0.03, label=label)
+
+
+def scene_figure(scene: xr.Dataset) -> Figure:
+    """A scene's image beside its elevation, with a scale bar."""
+    gsd = ground_sampling_distance(scene)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 4.6), layout="constrained")
+    show_image(left, scene.rgb.values, gsd, "What the satellite saw")
+    show_dem(right, scene.dem.values, gsd, "How high the ground is", label="elevation, m")
+    scale_bar(left, gsd)
+    return figure
+
+
+def scale_bar(axis: Axes, gsd: tuple[float, float]) -> None:
+    """A bar of a round length, about a quarter of the picture, in its lower left corner."""
+    left, right = axis.get_xlim()
+    metres = (right - left) * gsd[1] / 4
+    length = max(step * 10 ** int(np.log10(metres)) for step in (1, 2, 5) if step * 10 ** int(np.log10(metres)) <= metres)
+    x, y = left + 0.05 * (right - left), axis.get_ylim()[0] * 0.94
+    axis.plot([x, x + length / gsd[1]], [y, y], color="white", lw=4, solid_capstyle="butt")
+    text = f"{length / 1000:g} km" if length >= 1000 else f"{length:g} m"
+    axis.text(x, y * 0.975, text, color="white", va="bottom", fontweight="bold")
+
+
+def prediction_figure(
+    rgb: np.ndarray, truth: np.ndarray, prediction: np.ndarray, gsd: tuple[float, float], label: str = "m"
+) -> Figure:
+    """Tiles in rows: image, truth, prediction, and prediction minus truth, on shared limits.
+
+    Args:
+        rgb: (N, 3, T, T) uint8.
+        truth, prediction: (N, T, T) metres.
+        label: of the elevation's colour bar.
+    """
+    rows = len(rgb)
+    figure, axes = plt.subplots(rows, 4, figsize=(10, 2.75 * rows), layout="constrained", squeeze=False)
+    limits = (min(np.nanmin(truth), np.nanmin(prediction)), max(np.nanmax(truth), np.nanmax(prediction)))
+    error = prediction - truth
+    limit = float(np.nanmax(np.abs(error)))
+    titles = ("Image", "Truth", "Prediction", "Prediction − truth")
+    for row, panels in enumerate(axes):
+        names = titles if row == 0 else ("",) * 4
+        show_image(panels[0], rgb[row], gsd, names[0])
+        show_dem(panels[1], truth[row], gsd, names[1], limits, label=None)
+        show_dem(panels[2], prediction[row], gsd, names[2], limits, label=None)
+        show_error(panels[3], error[row], gsd, names[3], limit, label=None)
+    drawn = plt.cm.ScalarMappable(plt.Normalize(*limits), ELEVATION)
+    figure.colorbar(drawn, ax=axes[:, 1:3], location="bottom", shrink=0.6, aspect=40, label=label)
+    drawn = plt.cm.ScalarMappable(plt.Normalize(-limit, limit), ERROR)
+    figure.colorbar(drawn, ax=axes[:, 3:], location="bottom", shrink=0.9, label="error, m")
+    return figure
+
+
+def curves_figure(logs: dict[str, pd.DataFrame]) -> Figure:
+    """Training loss and validation MAE of runs by name, over their steps."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    for name, log in logs.items():
+        left.plot(log.step, log.loss, marker=".", label=name)
+        right.plot(log.step, log.validation_mae, marker=".", label=name)
+    left.set(title="Training loss", xlabel="step", ylabel="loss", yscale="log")
+    right.set(title="Validation MAE", xlabel="step", ylabel="m", ylim=(0, None))
+    for axis in (left, right):
+        axis.grid(alpha=0.3)
+    if len(logs) > 1:
+        right.legend()
+    return figure
