@@ -34,12 +34,12 @@ test: install
 refresh: install
 	set -e; for chapter in $(CHAPTERS); do \
 		echo "== $$chapter"; \
-		$(BIN)/jupyter nbconvert --to notebook --execute --inplace $$chapter; \
+		$(BIN)/papermill --no-progress-bar --cwd notebooks $$chapter $$chapter; \
 	done
-	$(BIN)/python tests/tidy.py $(CHAPTERS)
+	$(BIN)/python tools/tidy.py $(CHAPTERS)
 
 address:
-	$(PYTHON) tests/address.py
+	$(PYTHON) tools/address.py
 
 install: .venv/installed
 

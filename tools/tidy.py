@@ -1,0 +1,52 @@
+"""Make executed chapters the same wherever they were executed, and take the README's picture from chapter 3.
+
+Usage: python tools/tidy.py notebooks/*.ipynb
+"""
+
+import base64
+import sys
+from pathlib import Path
+
+import nbformat
+
+PICTURE = ("03_unet", "fig-03-prediction", Path("_static/prediction.png"))
+
+
+def tidy(notebook: nbformat.NotebookNode) -> None:
+    """Drop what differs between two executions of the same chapter: timings, versions, progress bars, random ids."""
+    notebook.metadata = nbformat.from_dict({
+        "accelerator": "GPU",  # Colab: open with a GPU
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+    })
+    for number, cell in enumerate(notebook.cells):
+        cell.id = f"cell-{number:02d}"
+        cell.metadata = nbformat.from_dict({
+            key: value for key, value in cell.metadata.items() if key in ("tags", "mystnb") and value
+        })
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+
+
+def picture(notebook: nbformat.NotebookNode, name: str) -> bytes:
+    """The PNG of the figure that a cell's metadata calls ``name``."""
+    for cell in notebook.cells:
+        if cell.metadata.get("mystnb", {}).get("figure", {}).get("name") == name:
+            for output in cell.outputs:
+                if "image/png" in output.get("data", {}):
+                    return base64.b64decode(output.data["image/png"])
+    raise SystemExit(f"no cell holds the figure {name}: label one so in its metadata and execute the chapter")
+
+
+def main(paths: list[str]) -> None:
+    for path in map(Path, paths):
+        notebook = nbformat.read(path, as_version=4)
+        tidy(notebook)
+        nbformat.write(notebook, path)
+        chapter, name, target = PICTURE
+        if path.stem == chapter:
+            target.write_bytes(picture(notebook, name))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
