@@ -1,0 +1,78 @@
+"""The rendered book, once `make book` has made it."""
+
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+
+HTML = Path(__file__).resolve().parent.parent / "_build" / "html"
+PAGES = sorted(HTML.glob("*.html")) + sorted(HTML.glob("notebooks/*.html"))
+
+pytestmark = pytest.mark.skipif(not PAGES, reason="there is no rendered book yet: make book")
+
+
+class Page(HTMLParser):
+    """What a page loads, links to and can be linked to by."""
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self.loads, self.links, self.anchors, self.images = [], [], set(), []
+        self.feed(path.read_text())
+
+    def handle_starttag(self, tag, attributes):
+        given = dict(attributes)
+        self.anchors.add(given.get("id"))
+        if tag in ("script", "img", "iframe", "source", "video") and given.get("src"):
+            self.loads.append(given["src"])
+        if tag == "link" and given.get("rel") in ("stylesheet", "preload", "icon", "shortcut icon"):
+            self.loads.append(given["href"])
+        if tag == "a" and given.get("href"):
+            self.links.append(given["href"])
+        if tag == "img":
+            self.images.append(given)
+
+
+@pytest.fixture(scope="module")
+def pages() -> dict[Path, Page]:
+    return {path: Page(path) for path in PAGES}
+
+
+def test_nothing_is_loaded_from_another_host(pages):
+    for path, page in pages.items():
+        foreign = [address for address in page.loads if urlsplit(address).netloc]
+        assert not foreign, f"{path.name} loads {foreign}"
+        missing = [a for a in page.loads if not a.startswith("data:") and not (path.parent / unquote(urlsplit(a).path)).exists()]
+        assert not missing, f"{path.name} misses {missing}"
+
+
+def test_links_within_the_book_lead_somewhere(pages):
+    for path, page in pages.items():
+        for link in page.links:
+            parts = urlsplit(link)
+            if parts.scheme or parts.netloc:
+                continue
+            target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
+            assert target.exists(), f"{path.name} links to {link}"
+            if parts.fragment and target in pages:
+                assert unquote(parts.fragment) in pages[target].anchors, f"{path.name} links to {link}"
+
+
+def test_every_picture_says_what_is_seen(pages):
+    for path, page in pages.items():
+        for image in page.images:
+            assert image.get("alt") and not image["alt"].startswith("../"), f"{path.name}: {image.get('src')}"
+
+
+def test_every_chapter_offers_colab_and_the_notebook_file(pages):
+    chapters = [path for path in PAGES if path.parent.name == "notebooks"]
+    assert chapters
+    for path in chapters:
+        links = " ".join(pages[path].links)
+        assert f"colab.research.google.com/github" in links and f"notebooks/{path.stem}.ipynb" in links
+        assert f"_sources/notebooks/{path.stem}.ipynb" in links
+
+
+def test_search_knows_the_chapters():
+    index = (HTML / "searchindex.js").read_text()
+    assert "notebooks/02_normalization" in index and '"shift"' in index

@@ -1,0 +1,95 @@
+"""The files around the package agree with each other."""
+
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+CHAPTERS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def configured_address() -> str:
+    return yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]["url"]
+
+
+def test_conda_environment_installs_what_the_makefile_installs():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    pip = next(entry["pip"] for entry in environment if isinstance(entry, dict))
+    extras = ",".join(PYPROJECT["project"]["optional-dependencies"])
+    assert pip == ["--constraint constraints.txt", f"--editable .[{extras}]"]
+    assert f"'.[{extras}]'" in (ROOT / "Makefile").read_text()
+    python = next(entry for entry in environment if str(entry).startswith("python="))
+    assert PYPROJECT["project"]["requires-python"] == f">={python.removeprefix('python=')}"
+
+
+def test_every_direct_dependency_is_pinned_within_its_range():
+    packaging = pytest.importorskip("packaging.requirements")
+    pins = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
+    pins = {name.lower().replace("_", "-"): version for name, version in pins.items()}
+    wanted = PYPROJECT["project"]["dependencies"] + sum(PYPROJECT["project"]["optional-dependencies"].values(), [])
+    for requirement in map(packaging.Requirement, wanted):
+        assert requirement.name in pins, f"{requirement.name} is not in constraints.txt"
+        assert requirement.specifier.contains(pins[requirement.name]), requirement
+
+
+def test_repository_address_is_the_configured_one_everywhere():
+    sys.path.insert(0, str(ROOT / "tools"))
+    import address
+
+    assert address.configured(ROOT) == configured_address()
+    for path in address.places(ROOT):
+        found = set(re.findall(r"https://github\.com/[\w.-]+/sat2dem-book", path.read_text()))
+        assert found <= {configured_address()}, path
+
+
+def test_make_address_rewrites_every_place(tmp_path):
+    for name in ("_config.yml", "pyproject.toml", "tools/address.py", CHAPTERS[0].relative_to(ROOT)):
+        target = tmp_path / name
+        target.parent.mkdir(exist_ok=True)
+        text = (ROOT / name).read_text()
+        target.write_text(text.replace(configured_address(), "https://github.com/new/place") if name == "_config.yml" else text)
+    subprocess.run([sys.executable, tmp_path / "tools/address.py"], check=True, capture_output=True)
+    for name in ("pyproject.toml", CHAPTERS[0].relative_to(ROOT)):
+        text = (tmp_path / name).read_text()
+        assert "https://github.com/new/place" in text
+        assert configured_address() not in text
+
+
+def test_table_of_contents_lists_the_chapters_that_exist_in_order():
+    toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
+    assert [entry["file"] for entry in toc["chapters"]] == [f"notebooks/{path.stem}" for path in CHAPTERS]
+    for path in CHAPTERS:
+        assert f"notebooks/{path.name}" in (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
+def test_chapter_opens_in_colab_and_tells_what_its_pictures_show(path):
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert code[0].metadata.tags == ["parameters"]
+    assert f"git+{configured_address()}" in code[1].source and "google.colab" in code[1].source
+    assert notebook.metadata.accelerator == "GPU"
+    for cell in code:
+        assert all(output.output_type != "error" and output.get("name") != "stderr" for output in cell.outputs)
+        if any("image/png" in output.get("data", {}) for output in cell.outputs):
+            shown = cell.metadata.mystnb
+            assert len(shown.image.alt) > 30 and len(shown.figure.caption) > 30, cell.id
+    assert any(cell.outputs for cell in code), "the chapter was never executed: make refresh"
+
+
+def test_wheel_carries_the_sample(tmp_path):
+    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", tmp_path, ROOT]
+    subprocess.run(build, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    shipped = {f"sat2dem_core/data/rocky-mountain/{path.name}" for path in (ROOT / "data/rocky-mountain").iterdir()}
+    assert shipped <= names
