@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,8 @@ def replacing(path: Path) -> Iterator[Path]:
             "choose another folder, and start again"
         ) from error
     finally:
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):
+            beside.unlink()
 
 
 def save_checkpoint(folder: Path, name: str, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
@@ -59,10 +60,16 @@ def save_checkpoint(folder: Path, name: str, tensors: dict[str, Tensor], meta: d
     content = save({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()})
     checksum = hashlib.sha256(content).hexdigest()
     weights = folder / f"{name}-{checksum[:12]}.safetensors"
+    known = weights.exists()
     with replacing(weights) as beside:
         beside.write_bytes(content)
-    with replacing(folder / f"{name}.json") as beside:
-        beside.write_text(json.dumps({"weights": weights.name, "sha256": checksum} | meta, indent=1))
+    try:
+        with replacing(folder / f"{name}.json") as beside:
+            beside.write_text(json.dumps({"weights": weights.name, "sha256": checksum} | meta, indent=1))
+    except CannotWrite:
+        if not known:  # no JSON will ever name them
+            weights.unlink()
+        raise
     for old in folder.glob(f"{name}-*.safetensors"):
         if old != weights:
             old.unlink()
@@ -82,8 +89,8 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         meta = json.loads(path.read_text())
         weights, checksum = path.with_name(meta["weights"]), meta["sha256"]
         content = weights.read_bytes()
-    except FileNotFoundError as error:
-        raise DamagedCheckpoint(f"{error.filename} does not exist: {advice}") from error
+    except OSError as error:
+        raise DamagedCheckpoint(f"{error.filename} cannot be read ({error.strerror}): {advice}") from error
     except (ValueError, KeyError, TypeError) as error:
         raise DamagedCheckpoint(f"{path} is no whole checkpoint file ({error}): {advice}") from error
     if hashlib.sha256(content).hexdigest() != checksum:

@@ -1,5 +1,6 @@
 """Everything that decides what a run computes, in one place, and the presets to start from."""
 
+import math
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -52,11 +53,17 @@ class Config:
     def __post_init__(self) -> None:
         choose("split", self.split, SPLITS)
         choose("schedule", self.schedule, SCHEDULES)
-        for name in ("batch", "steps", "stride", "features", "validate_every", "learning_rate"):
-            if getattr(self, name) <= 0:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if not isinstance(value, int | float if field.type is float else field.type):
+                raise InvalidConfig(f"{field.name} is {value!r}: give {field.type.__name__}")
+        for name in ("batch", "steps", "stride", "features", "validate_every", "learning_rate", "l1_weight"):
+            if not 0 < getattr(self, name) < math.inf:
                 raise InvalidConfig(f"{name} is {getattr(self, name)}: give a positive number")
         if self.epochs < 0:
             raise InvalidConfig(f"epochs is {self.epochs}: give 0 to count by steps, or a positive number")
+        if not 0 <= self.seed < 2**63:
+            raise InvalidConfig(f"seed is {self.seed}: give 0 or a positive number below 2^63")
 
 
 PRESETS = {

@@ -20,7 +20,7 @@ from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 from sat2dem_core.checkpoints import Model
-from sat2dem_core.errors import NoTiles, WrongShape
+from sat2dem_core.errors import NoTiles, WrongShape, choose
 from sat2dem_core.normalize import Normalization, tile_minimum
 from sat2dem_core.tiles import Tiles
 
@@ -34,6 +34,7 @@ def tile_mean(dem: Tensor) -> Tensor:
 
 def put_question(dem: Tensor, question: str) -> Tensor:
     """Elevation (N, H, W) in metres as one of ``QUESTIONS`` sees it."""
+    choose("question", question, QUESTIONS)
     if question == "relief":
         return dem - tile_mean(dem)
     return dem - tile_minimum(dem) if question == "above minimum" else dem

@@ -76,6 +76,8 @@ class UNet(nn.Module):
                 f"this U-Net takes images of shape (batch, 3, {self.tile}, {self.tile}), not {tuple(image.shape)}: "
                 f"cut tiles of {self.tile} px, or build UNet(tile=...) for yours"
             )
+        if not image.is_floating_point():
+            raise WrongShape(f"this U-Net takes numbers from -1 to 1, not {image.dtype}: see normalize.scale_image")
         x = self.initial_down(image)  # (B, F, T/2, T/2)
         skips = [x]
         for name in self._downs:

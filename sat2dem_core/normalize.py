@@ -45,6 +45,9 @@ class Normalization:
     high: float
     relief: float
 
+    def __post_init__(self) -> None:
+        choose("normalization", self.kind, NORMALIZATIONS)
+
     @classmethod
     def fit(cls, kind: str, dem: np.ndarray) -> "Normalization":
         """Take the range from all tiles of a data set.
@@ -57,14 +60,15 @@ class Normalization:
             dem: (N, H, W) metres, NaN for nodata.
 
         Raises:
-            NoElevation: every value is NaN.
+            NoElevation: every value is NaN, or one is infinite.
             FlatElevation: every value is the same.
         """
-        choose("normalization", kind, NORMALIZATIONS)
         valid = ~np.isnan(dem).all((-2, -1))
         if not valid.any():
             raise NoElevation("cannot normalize: every elevation is nodata; give a DEM that covers the image")
         low, high = float(np.nanmin(dem)), float(np.nanmax(dem))
+        if np.isinf((low, high)).any():
+            raise NoElevation("cannot normalize: an elevation is infinite; set what is unknown to NaN")
         if low == high:
             raise FlatElevation(f"cannot normalize: every elevation is {low:g} m; give a DEM with some relief")
         relief = np.nanmax(dem[valid], (-2, -1)) - np.nanmin(dem[valid], (-2, -1))

@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 from matplotlib.axes import Axes
-from matplotlib.colors import LightSource
 from matplotlib.figure import Figure
 
 from sat2dem_core.scenes import ground_sampling_distance
@@ -25,8 +24,12 @@ def hillshade(dem: np.ndarray, gsd: tuple[float, float], exaggeration: float = 1
         gsd: ground sampling distance (down the rows, along the columns), metres.
         exaggeration: factor on the heights.
     """
-    filled = np.where(np.isnan(dem), np.nanmean(dem), dem)
-    shade = LightSource(SUN_AZIMUTH, SUN_ALTITUDE).hillshade(filled, exaggeration, dx=gsd[1], dy=gsd[0])
+    filled = np.where(np.isnan(dem), np.nanmean(dem), dem) * exaggeration
+    south, east = np.gradient(filled, *gsd)  # rise over run
+    azimuth, altitude = np.radians((SUN_AZIMUTH, SUN_ALTITUDE))
+    # Not matplotlib's LightSource: it stretches each picture's contrast, and flat predictions would look rugged.
+    towards_sun = np.cos(altitude) * (south * np.cos(azimuth) - east * np.sin(azimuth)) + np.sin(altitude)
+    shade = (towards_sun / np.sqrt(1 + south**2 + east**2)).clip(0, 1)
     return np.where(np.isnan(dem), np.nan, shade)
 
 

@@ -11,9 +11,9 @@ import numpy as np
 import rasterio
 import rioxarray
 import xarray as xr
-from pyproj import Geod
+from pyproj import Geod, Transformer
 from rasterio.enums import ColorInterp, Resampling
-from rasterio.errors import RasterioError, RasterioIOError
+from rasterio.errors import RasterioError
 from rasterio.warp import transform_bounds
 
 from sat2dem_core.errors import (
@@ -90,14 +90,12 @@ def open_pair(
 
 def ground_sampling_distance(scene: xr.Dataset) -> tuple[float, float]:
     """Size of a pixel on the ground at the scene's centre: (down the rows, along the columns) in metres."""
-    dx, dy = (abs(step) for step in scene.rio.resolution())
-    crs = scene.rio.crs
-    if crs.is_projected:
-        _, metres = crs.linear_units_factor
-        return dy * metres, dx * metres
-    lon, lat = float(scene.x.mean()), float(scene.y.mean())
-    geod = Geod(ellps="WGS84")
-    return geod.inv(lon, lat - dy / 2, lon, lat + dy / 2)[2], geod.inv(lon - dx / 2, lat, lon + dx / 2, lat)[2]
+    dx, dy = (abs(step) / 2 for step in scene.rio.resolution())
+    x, y = float(scene.x.mean()), float(scene.y.mean())
+    to_degrees = Transformer.from_crs(scene.rio.crs, "EPSG:4326", always_xy=True)
+    lon, lat = to_degrees.transform([x, x, x - dx, x + dx], [y - dy, y + dy, y, y])
+    down, along = Geod(ellps="WGS84").inv(lon[::2], lat[::2], lon[1::2], lat[1::2])[2]
+    return down, along
 
 
 def _open(path: Path) -> xr.DataArray:
@@ -105,17 +103,22 @@ def _open(path: Path) -> xr.DataArray:
         raise UnreadableRaster(f"{path} does not exist: check the path")
     try:
         with rasterio.open(path) as file:
-            dtype, georeferenced = file.dtypes[0], file.crs is not None and not file.transform.is_identity
-        if dtype.startswith("complex"):
-            raise UnsupportedImagery(f"{path} holds complex numbers ({dtype}): give intensities or reflectance")
-        if not georeferenced:
-            raise MissingCRS(
-                f"{path} does not say where on Earth it lies (no coordinate reference system or geotransform): "
-                "set both with gdal_edit.py -a_srs and -a_ullr"
-            )
-        return rioxarray.open_rasterio(path).load()
-    except (RasterioIOError, RasterioError) as error:
+            dtype, crs, transform = file.dtypes[0], file.crs, file.transform
+        raster = rioxarray.open_rasterio(path).load()
+    except RasterioError as error:
         raise UnreadableRaster(f"{path} cannot be read ({error}): is it a whole raster file? Fetch it again") from error
+    if dtype.startswith("complex"):
+        raise UnsupportedImagery(
+            f"{path} holds complex numbers ({dtype}): give real ones, reflectance for an image and metres for a DEM"
+        )
+    if crs is None or not (crs.is_geographic or crs.is_projected) or transform.is_identity:
+        raise MissingCRS(
+            f"{path} does not say where on Earth it lies (no coordinate reference system or geotransform): "
+            "set both with gdal_edit.py -a_srs and -a_ullr"
+        )
+    if transform.b or transform.d:
+        raise UnreadableRaster(f"{path} is rotated against its own coordinate system: straighten it with gdalwarp")
+    return raster
 
 
 def _read_image(path: Path, stretch, nodata) -> tuple[xr.DataArray, xr.DataArray]:
@@ -142,6 +145,8 @@ def _read_image(path: Path, stretch, nodata) -> tuple[xr.DataArray, xr.DataArray
         nodata = image.rio.nodata
     if nodata is not None:
         seen &= (rgb != nodata).any("band")
+    if not seen.any():
+        raise UnsupportedImagery(f"{path} is all nodata: give an image with something in it, or its image_nodata")
     if stretch is not None:
         low, high = stretch
         scaled = (rgb.where(seen, low).astype("float32") - low) / (high - low)

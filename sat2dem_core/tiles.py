@@ -121,7 +121,7 @@ def divide(
     """
     height, width = scene.sizes["y"], scene.sizes["x"]
     east, south = round(width * (1 - test)), round(height * (1 - validation))
-    if gap < 0 or not (0 < south - gap < south < height and 0 < east - gap < east < width):
+    if gap < 0 or not (0 < south - gap <= south < height and 0 < east - gap <= east < width):
         raise NoTiles(
             f"test={test}, validation={validation} and a gap of {gap} px leave a region of this {height} x {width} px "
             "scene empty: choose shares between 0 and 1 and a smaller gap"

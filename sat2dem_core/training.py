@@ -172,8 +172,8 @@ class _Trainer:
             if not all(value.isfinite() for value in loss.values()):
                 raise NonFiniteLoss(
                     f"step {self.step - len(losses) + number + 1}: the loss is {float(loss['loss']):g}, on tiles "
-                    f"{', '.join(self.data.train.ids[i] for i in order[number])}; lower the learning rate and start "
-                    f"from {self.folder / 'last.json'}, which is from before"
+                    f"{', '.join(self.data.train.ids[i] for i in order[number])}; look at these tiles, or lower the "
+                    f"learning rate and train in another folder (checkpoints in {self.folder} are from before)"
                 )
         return losses
 
@@ -196,7 +196,12 @@ class _Trainer:
         truth = normalization.forward(torch.from_numpy(tiles.dem))[0]
         model = Model(self.method.generator.eval(), normalization, self.config)
         scale = (normalization.high - normalization.low) / 2  # metres for each normalized unit
-        mae = float((model.predict(tiles.rgb) - truth).abs().nanmean()) * scale
+        mae = float((model.predict(tiles.rgb) - truth)[~truth.isnan()].abs().mean()) * scale
+        if not math.isfinite(mae):
+            raise NonFiniteLoss(
+                f"step {self.step}: predictions of the validation tiles are no longer finite; lower the learning rate "
+                f"and train in another folder (checkpoints in {self.folder} are from before)"
+            )
         means = {name: float(torch.stack([loss[name] for loss in losses]).mean()) for name in losses[0]}
         rates = {name: optimizer.param_groups[0]["lr"] for name, optimizer in self.method.optimizers.items()}
         if self.config.schedule == "plateau":
@@ -223,9 +228,10 @@ class _Trainer:
         }
         plateaus = {name: plateau.state_dict() for name, plateau in self.plateaus.items()}
         rates = {name: optimizer.param_groups[0]["lr"] for name, optimizer in self.method.optimizers.items()}
-        save_checkpoint(self.folder, "last", weights | state, meta | {"plateaus": plateaus, "rates": rates})
         with replacing(self.folder / "log.csv") as beside:
             pd.DataFrame(self.rows).to_csv(beside, index=False)
+        # Last of all: a run whose last checkpoint is there has the rest too, wherever it was interrupted.
+        save_checkpoint(self.folder, "last", weights | state, meta | {"plateaus": plateaus, "rates": rates})
 
     def resume(self) -> None:
         """Take up the folder's run where its last checkpoint left it, if there is one."""
@@ -237,7 +243,12 @@ class _Trainer:
         tensors, meta = load_checkpoint(path)
         for part, value in self.identity.items():
             if meta.get(part) != value:
-                raise RunExists(f"{self.folder} holds a run with other {part}: choose another folder, or remove it")
+                there, here = meta.get("config", {}), self.identity["config"]
+                other = ", ".join(f"{name}={there.get(name)}" for name in here if there.get(name) != here[name])
+                raise RunExists(
+                    f"{self.folder} holds a run with other {part}{other and f' ({other})'}: choose another folder, or "
+                    "remove it"
+                )
         restore_weights(self.method, tensors, path)
         for name, optimizer in self.method.optimizers.items():
             state = optimizer.state_dict()
