@@ -6,7 +6,6 @@ Usage: python benchmarks/attention.py [--batch 4] [--repeats 5]
 """
 
 import argparse
-import platform
 import statistics
 import time
 
@@ -17,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from sat2dem_core import attention
 from sat2dem_core.config import preset
 from sat2dem_core.methods import Method, build_method
+from sat2dem_core.study import processor
 
 
 class PublishedChannel(attention.GlobalChannel):
@@ -74,15 +74,6 @@ def main() -> None:
         ratio = statistics.median(a / b for a, b in zip(seconds[name], seconds["none"]))
         print(f"| {name} | {statistics.median(seconds[name]):.2f} | {ratio:.2f} "
               f"| {operations[name]:.1f} | {operations[name] / operations['none']:.2f} |")
-
-
-def processor() -> str:
-    """The processor's model, as the system tells it."""
-    try:
-        with open("/proc/cpuinfo") as file:
-            return next(line.split(":")[1].strip() for line in file if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":
