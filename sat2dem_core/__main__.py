@@ -1,4 +1,4 @@
-"""The module from a shell: ``python -m sat2dem_core train`` and ``evaluate``."""
+"""The module from a shell: ``python -m sat2dem_core`` with ``train``, ``evaluate`` or ``study``."""
 
 import argparse
 import sys
@@ -22,6 +22,10 @@ def parser() -> argparse.ArgumentParser:
 
     evaluate = verbs.add_parser("evaluate", help="score a run's best checkpoint on its held-out tiles, in metres")
     evaluate.add_argument("run", metavar="DIR", help="a run's folder")
+
+    study = verbs.add_parser("study", help="make every run of a study file, and a table with a row a run")
+    study.add_argument("study", metavar="STUDY", help="a TOML file: a preset and [[grid]] tables of settings")
+    study.add_argument("table", metavar="CSV", help="the table to write; an interrupted study goes on where it stopped")
     return top
 
 
@@ -29,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit status. A user's mistake ends in one sentence, not a traceback."""
     args = parser().parse_args(arguments)
     try:
-        {"train": _train, "evaluate": _evaluate}[args.verb](args)
+        {"train": _train, "evaluate": _evaluate, "study": _study}[args.verb](args)
     except Sat2DEMError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -68,6 +72,12 @@ def _evaluate(args: argparse.Namespace) -> None:
     model = load_model(args.run)
     data = prepare(model.config)
     print(evaluate(model, data.test, data.train).round(3).to_string(na_rep="-"))
+
+
+def _study(args: argparse.Namespace) -> None:
+    from sat2dem_core.study import run_study
+
+    print(f"{args.table}: {len(run_study(args.study, args.table))} runs")
 
 
 if __name__ == "__main__":

@@ -1,16 +1,167 @@
-"""Attention blocks, by name."""
+"""Attention blocks by name: each takes features (B, C, H, W) and gives them back weighted.
 
-from torch import nn
+Two forms of each: ``"paper"``, as the code of Leyva, Ortega & de Moura (2026) has it, and ``"original"``, as the
+articles that introduced the block have it. SimAM is the same in both.
 
-from sat2dem_core.errors import choose
+- CBAM: Woo et al. (2018), doi 10.1007/978-3-030-01234-2_1.
+- SimAM: Yang et al. (2021), ICML, PMLR 139.
+- GAM: Liu et al. (2021), arXiv 2112.05561.
+"""
 
-ATTENTIONS = {"none": lambda channels: nn.Identity()}
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sat2dem_core.errors import WrongShape, choose
+
+FORMS = ("paper", "original")
 
 
-def build_attention(name: str, channels: int) -> nn.Module:
-    """An attention block for (B, ``channels``, H, W) that keeps the shape.
+def _hidden(channels: int, ratio: int) -> int:
+    """Width of the bottleneck inside a block."""
+    if channels < ratio:
+        raise WrongShape(
+            f"attention with ratio {ratio} cannot halve its way through {channels} channels: use networks of at least "
+            f"{ratio} features, or a ratio of at most {channels}"
+        )
+    return channels // ratio
+
+
+class ChannelAttention(nn.Module):
+    """CBAM's first half: which channels matter, from their mean and their maximum.
+
+        x * sigmoid(MLP(mean of x) + MLP(max of x)), one MLP of two layers for both
+    """
+
+    def __init__(self, channels: int, ratio: int):
+        super().__init__()
+        hidden = _hidden(channels, ratio)
+        self.fc = nn.Sequential(
+            nn.Conv2d(channels, hidden, 1, bias=False), nn.ReLU(), nn.Conv2d(hidden, channels, 1, bias=False)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean, largest = x.mean((2, 3), keepdim=True), x.amax((2, 3), keepdim=True)  # (B, C, 1, 1)
+        return x * torch.sigmoid(self.fc(mean) + self.fc(largest))
+
+
+class SpatialAttention(nn.Module):
+    """CBAM's second half: which places matter, from mean and maximum over the channels.
+
+        x * sigmoid(7x7 convolution of [mean, max])
+
+    Args:
+        norm: batch norm after the convolution, which the original has and the paper's form has not.
+    """
+
+    def __init__(self, norm: bool):
+        super().__init__()
+        self.conv = nn.Conv2d(2, 1, 7, padding=3, bias=False)
+        self.norm = nn.BatchNorm2d(1) if norm else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        summary = torch.cat((x.mean(1, keepdim=True), x.amax(1, keepdim=True)), 1)  # (B, 2, H, W)
+        return x * torch.sigmoid(self.norm(self.conv(summary)))
+
+
+class CBAM(nn.Module):
+    """Convolutional block attention: channels, then places."""
+
+    def __init__(self, channels: int, form: str, ratio: int = 16):
+        super().__init__()
+        self.channel_attention = ChannelAttention(channels, ratio)
+        self.spatial_attention = SpatialAttention(norm=form == "original")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.spatial_attention(self.channel_attention(x))
+
+
+class SimAM(nn.Module):
+    """Attention without parameters: a pixel matters the more it differs from its channel's mean.
+
+        x * sigmoid(d / (4 (sum of d / (HW - 1) + lambda)) + 0.5),  d = (x - mean)^2
+    """
+
+    def __init__(self, channels: int, form: str, stability: float = 1e-4):
+        super().__init__()
+        self.stability = stability  # the article's lambda
+
+    def forward(self, x: Tensor) -> Tensor:
+        d = (x - x.mean((2, 3), keepdim=True)).square()  # (B, C, H, W)
+        variance = d.sum((2, 3), keepdim=True) / (x.shape[2] * x.shape[3] - 1)
+        return x * torch.sigmoid(d / (4 * (variance + self.stability)) + 0.5)
+
+
+class GlobalChannel(nn.Module):
+    """GAM's first half: an MLP across the channels of every pixel, without pooling.
+
+        x * sigmoid(MLP(x))
+    """
+
+    def __init__(self, channels: int, ratio: int):
+        super().__init__()
+        hidden = _hidden(channels, ratio)
+        self.channel_mlp = nn.Sequential(nn.Linear(channels, hidden), nn.ReLU(), nn.Linear(hidden, channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        # A linear layer on each pixel is a 1x1 convolution, which spares moving the channels to the end and back.
+        first, activation, second = self.channel_mlp
+        hidden = activation(F.conv2d(x, first.weight[..., None, None], first.bias))  # (B, C/r, H, W)
+        return x * torch.sigmoid(F.conv2d(hidden, second.weight[..., None, None], second.bias))
+
+
+class GlobalSpatial(nn.Module):
+    """GAM's second half: two 7x7 convolutions across all channels, without pooling.
+
+        x * sigmoid(norm(conv(ReLU(norm(conv(x))))))
+    """
+
+    def __init__(self, channels: int, ratio: int, form: str):
+        super().__init__()
+        hidden = _hidden(channels, ratio)
+        norm = nn.InstanceNorm2d if form == "paper" else nn.BatchNorm2d
+        padding = "replicate" if form == "paper" else "zeros"
+        self.spatial_attention = nn.Sequential(
+            nn.Conv2d(channels, hidden, 7, padding=3, padding_mode=padding), norm(hidden), nn.ReLU(),
+            nn.Conv2d(hidden, channels, 7, padding=3, padding_mode=padding), norm(channels),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(self.spatial_attention(x))
+
+
+class GAM(nn.Module):
+    """Global attention: channels, then places, neither pooled. Ratio 16 in the paper's form, 4 in the original."""
+
+    def __init__(self, channels: int, form: str, ratio: int | None = None):
+        super().__init__()
+        ratio = ratio or (16 if form == "paper" else 4)
+        self.channel_attention = GlobalChannel(channels, ratio)
+        self.spatial_attention = GlobalSpatial(channels, ratio, form)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.spatial_attention(self.channel_attention(x))
+
+
+class NoAttention(nn.Identity):
+    """Features as they are."""
+
+
+ATTENTIONS: dict[str, Callable[[int, str], nn.Module]] = {
+    "none": NoAttention,
+    "cbam": CBAM,
+    "gam": GAM,
+    "simam": SimAM,
+}
+
+
+def build_attention(name: str, channels: int, form: str = "paper") -> nn.Module:
+    """An attention block for (B, ``channels``, H, W).
 
     Raises:
-        UnknownName: no such attention; the message lists the valid names.
+        UnknownName: no such attention or form; the message lists the valid names.
+        WrongShape: fewer channels than the block's ratio.
     """
-    return ATTENTIONS[choose("attention", name, ATTENTIONS)](channels)
+    return ATTENTIONS[choose("attention", name, ATTENTIONS)](channels, choose("attention form", form, FORMS))

@@ -8,6 +8,7 @@ the moment the checkpoint changes. No pickle is ever read.
 import hashlib
 import json
 import os
+import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
-from torch import Tensor
+from torch import Tensor, nn
 
 from sat2dem_core.config import Config
 from sat2dem_core.errors import CannotWrite, DamagedCheckpoint
@@ -155,3 +156,39 @@ def restore_weights(method: Method, tensors: dict[str, Tensor], path: Path) -> N
             f"{path}: the weights are of another architecture than its config says "
             f"({' '.join(str(error).split())[:300]}): train it again"
         ) from error
+
+
+def load_paper_weights(network: nn.Module, path: str | os.PathLike) -> None:
+    """Load a checkpoint of the paper authors' code into our network of the same architecture.
+
+    Args:
+        network: a :class:`UNet` or :class:`PatchGAN` at the size and with the attention of the checkpoint.
+        path: what ``torch.save`` wrote: the tensors by name, alone or under ``"state_dict"``. Only tensors are read
+            (``weights_only``), never other pickled objects.
+
+    Raises:
+        DamagedCheckpoint: the file is no such checkpoint, or a key is missing, superfluous or of another shape; the
+            message names it, and the network is untouched.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise DamagedCheckpoint(f"{path} does not exist: check the path") from error
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        raise DamagedCheckpoint(
+            f"{path} is no whole checkpoint of tensors alone ({' '.join(str(error).split())[:200]}): copy it again"
+        ) from error
+    found = content.get("state_dict", content) if isinstance(content, dict) else {}
+    wanted = network.state_dict()
+    faults = [f"{key} is missing" for key in wanted.keys() - found.keys()]
+    faults += [f"{key} is not in this network" for key in found.keys() - wanted.keys()]
+    faults += [
+        f"{key} has shape {tuple(found[key].shape)}, not {tuple(wanted[key].shape)}"
+        for key in wanted.keys() & found.keys() if found[key].shape != wanted[key].shape
+    ]
+    if faults:
+        raise DamagedCheckpoint(
+            f"{path} belongs to another architecture ({'; '.join(sorted(faults)[:5])}): "
+            "build the network with the checkpoint's attention, features and tile"
+        )
+    network.load_state_dict(found)

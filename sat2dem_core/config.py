@@ -20,8 +20,13 @@ class Config:
         version: which of the paper's splits, 1 to 4.
         tile, stride: px; the stride of the training tiles. Held-out tiles never overlap.
         method, attention, normalization: names of their registries.
-        features: channels of the U-Net's first level.
-        l1_weight: factor of the L1 loss.
+        attention_form: ``"paper"``, or ``"original"`` as the block's own article has it.
+        drpan: ``"flow"``, reviser and region send their gradients to the generator, or ``"detached"``, they do not.
+        features, critic_features: channels of the first level of the U-Net, and of discriminator and reviser.
+        l1_weight, region_weight, penalty_weight: factors of the L1 loss, of DRPAN's region loss, of the reviser's
+            gradient penalty.
+        gradient: a name of :data:`sat2dem_core.losses.GRADIENTS`.
+        gradient_weight, second_weight: factors of the first-order (or slope) and of the second-order term.
         learning_rate, batch: Adam's, and tiles a step.
         schedule: ``"plateau"`` halves the rate when validation stands still for 20 rounds, as the paper does;
             ``"cosine"`` warms up over the first tenth of the steps, then lowers it to zero.
@@ -38,9 +43,17 @@ class Config:
     stride: int = 4
     method: str = "unet"
     attention: str = "none"
+    attention_form: str = "paper"
+    drpan: str = "flow"
     normalization: str = "shift"
     features: int = 16
+    critic_features: int = 16
     l1_weight: float = 100.0
+    region_weight: float = 10.0
+    penalty_weight: float = 10.0
+    gradient: str = "none"
+    gradient_weight: float = 20.0
+    second_weight: float = 20.0
     learning_rate: float = 1e-3
     batch: int = 16
     schedule: str = "cosine"
@@ -69,7 +82,7 @@ class Config:
 PRESETS = {
     "cpu": Config(),
     "paper": Config(
-        split="paper", tile=256, stride=256, features=64, learning_rate=2e-4, batch=32, schedule="plateau",
+        split="paper", tile=256, stride=256, features=64, critic_features=64, learning_rate=2e-4, batch=32, schedule="plateau",
         epochs=500,
     ),
 }

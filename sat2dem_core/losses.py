@@ -1,8 +1,134 @@
-"""What training minimizes."""
+"""What training minimizes. Every function takes tensors of one shape and returns a scalar.
 
+Elevation is normalized, (B, 1, T, T). Adversarial losses work on logits, (B, 1, m, m).
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+from sat2dem_core.errors import WrongShape
 
 
 def l1(prediction: Tensor, truth: Tensor) -> Tensor:
-    """Mean absolute difference of two tensors of one shape, in their unit."""
+    """Mean absolute difference."""
+    _same_shape(prediction, truth)
     return (prediction - truth).abs().mean()
+
+
+def judged(logits: Tensor, real: bool) -> Tensor:
+    """Binary cross-entropy of logits against "all real" or "all fake": the adversarial loss."""
+    return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, float(real)))
+
+
+def first_order(prediction: Tensor, truth: Tensor) -> Tensor:
+    """The paper's gradient loss: differences between neighbours, along the columns and down the rows.
+
+        mean |Dx (prediction - truth)| + mean |Dy (prediction - truth)|
+    """
+    _same_shape(prediction, truth)
+    error = prediction - truth
+    return error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
+
+
+def second_order(prediction: Tensor, truth: Tensor) -> Tensor:
+    """Differences of those differences, so curvature: the second part of GADEM's loss (doi 10.3390/aerospace11070529)."""
+    _same_shape(prediction, truth)
+    error = prediction - truth
+    return error.diff(n=2, dim=-1).abs().mean() + error.diff(n=2, dim=-2).abs().mean()
+
+
+def slope(prediction: Tensor, truth: Tensor, metres: float, gsd: tuple[float, float]) -> Tensor:
+    """Mean length of the difference between the two slope vectors, in metres per metre. Not in the paper.
+
+    Unlike :func:`first_order` it has a unit, so it means the same on any normalization and ground sampling distance,
+    and it treats a slope alike in whichever direction it faces, also where pixels are no squares.
+
+    Args:
+        metres: what one normalized unit stands for.
+        gsd: ground sampling distance (down the rows, along the columns), metres.
+    """
+    _same_shape(prediction, truth)
+    error = (prediction - truth) * metres
+    down = error.diff(dim=-2)[..., :, :-1] / gsd[0]  # (B, 1, T-1, T-1)
+    along = error.diff(dim=-1)[..., :-1, :] / gsd[1]
+    return (down.square() + along.square() + 1e-12).sqrt().mean()  # the small number keeps the root's gradient finite
+
+
+GRADIENTS: dict[str, tuple[str, ...]] = {
+    "none": (),
+    "first": ("first",),
+    "second": ("second",),
+    "fused": ("first", "second"),  # GADEM's
+    "slope": ("slope",),
+}
+
+
+def gradient_penalty(critic: Callable[[Tensor, Tensor], Tensor], image: Tensor, mix: Tensor) -> Tensor:
+    """How far the critic's slope is from one: mean over samples of (|gradient of the summed logits| - 1)^2.
+
+    Source: Gulrajani et al. (2017), arXiv 1704.00028; the norm runs over all channels and pixels of the pair.
+
+    Args:
+        critic: takes image (B, 3, T, T) and elevation (B, 1, T, T).
+        mix: elevation between a real and a fake one.
+    """
+    image, mix = image.detach().requires_grad_(), mix.detach().requires_grad_()
+    slopes = torch.autograd.grad(critic(image, mix).sum(), (image, mix), create_graph=True)
+    length = torch.cat(slopes, 1).flatten(1).norm(2, dim=1)  # (B,)
+    return (length - 1).square().mean()
+
+
+class Proposal:
+    """DRPAN's region proposal: the window that the discriminator finds most fake.
+
+    Source: Wang et al. (2018), doi 10.1007/978-3-030-01246-5_47, as the authors of the paper run it: window 5,
+    mask 70 px, crop 20 px at 256 px with a 30 x 30 score map, and the same shares of smaller tiles.
+
+    Args:
+        tile: T, px.
+        scores: m, side of the score map.
+    """
+
+    def __init__(self, tile: int, scores: int):
+        self.tile, self.stride = tile, tile / scores
+        self.window = min(5, scores)
+        self.mask, self.crop = round(70 * tile / 256), round(20 * tile / 256)
+
+    def corner(self, score_map: Tensor) -> Tensor:
+        """Upper left corner of the least convincing window: (B, 1, m, m) in [0, 1] to (B, 2), x and y in px."""
+        means = F.avg_pool2d(score_map, self.window, stride=1)  # (B, 1, m-w+1, m-w+1)
+        lowest = means.flatten(1).argmin(1)  # (B,)
+        columns = means.shape[-1]
+        index = torch.stack((lowest % columns, lowest // columns), 1)  # (B, 2)
+        return (index * self.stride).clamp(0, self.tile - self.mask)
+
+    def masked(self, real: Tensor, fake: Tensor, corner: Tensor) -> Tensor:
+        """The real elevation with the proposed window of the fake in it: (B, 1, T, T)."""
+        pixel = torch.arange(self.tile, device=real.device)
+        first = corner.round()[:, :, None]  # (B, 2, 1)
+        inside = (pixel >= first) & (pixel < first + self.mask)  # (B, 2, T), along x and down y
+        window = inside[:, 0, None, None, :] & inside[:, 1, None, :, None]  # (B, 1, T, T)
+        return torch.where(window, fake, real)
+
+    def region(self, dem: Tensor, corner: Tensor) -> Tensor:
+        """The elevation at the unrounded corner: (B, 1, T, T) to (B, 1, c, c).
+
+        RoIAlign with two samples a pixel and direction, so the mean of four bilinear readings.
+        """
+        place = torch.arange(2 * self.crop, device=dem.device) / 2 + 0.25  # a quarter and three quarters of each px
+        x, y = (corner[:, axis, None] + place for axis in (0, 1))  # (B, 2c) each
+        grid = torch.stack((x[:, None, :].expand(-1, place.numel(), -1), y[:, :, None].expand(-1, -1, place.numel())), -1)
+        grid = (grid * 2 / (self.tile - 1) - 1).to(dem.dtype)
+        readings = F.grid_sample(dem, grid, align_corners=True)  # (B, 1, 2c, 2c)
+        return F.avg_pool2d(readings, 2)
+
+
+def _same_shape(prediction: Tensor, truth: Tensor) -> None:
+    if prediction.shape != truth.shape:
+        raise WrongShape(
+            f"prediction {tuple(prediction.shape)} and truth {tuple(truth.shape)} differ in shape: "
+            "a loss would compare the wrong pixels; cut both on one grid"
+        )

@@ -1,22 +1,25 @@
 """The paper's methods: each its networks, its optimizers and one training step.
 
-Adding one is a class with a ``step`` and a line in ``METHODS``; training, checkpoints and evaluation know none by
-name. Every step receives image and elevation with nodata already neutral: see :meth:`Method.step`.
-"""
+Source: Leyva, Ortega & de Moura (2026), doi 10.1007/s41064-026-00393-y. Adding a method is a class with an ``update``
+and a line in ``METHODS``; training, checkpoints and evaluation know none by name.
 
-from collections.abc import Iterable
+In every ``update``, x is the image (B, 3, T, T) in [-1, 1], y the real elevation and fake = G(x) the predicted one,
+(B, 1, T, T) normalized, without NaN: see :meth:`Method.step`.
+"""
 
 import torch
 from torch import Tensor, nn
 
 from sat2dem_core.config import Config
 from sat2dem_core.errors import choose
-from sat2dem_core.losses import l1
-from sat2dem_core.networks import UNet, initialize
+from sat2dem_core.losses import (
+    GRADIENTS, Proposal, first_order, gradient_penalty, judged, l1, second_order, slope,
+)
+from sat2dem_core.networks import PatchGAN, UNet, initialize
 
 
 class Method(nn.Module):
-    """What every method has: a generator from image to normalized elevation, and optimizers.
+    """What every method has: a generator, optimizers, and the loss that compares elevation with the truth.
 
     Args:
         config: a method reads of it what it needs.
@@ -25,19 +28,30 @@ class Method(nn.Module):
     def __init__(self, config: Config):
         super().__init__()
         self.config = config
-        self.generator = UNet(config.attention, config.features, config.tile)
+        choose("gradient loss", config.gradient, GRADIENTS)
+        self.generator = initialize(
+            UNet(config.attention, config.features, config.tile, form=config.attention_form)
+        )
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
-        self.build()
-        initialize(self)
-        self.to(memory_format=torch.channels_last)
+        self.noise = torch.Generator()  # a stream apart, so that what a method draws moves no other's dropout
 
-    def build(self) -> None:
-        """Add the method's further networks."""
+    def start(self, metres: float, gsd: tuple[float, float]) -> None:
+        """Prepare for training: one Adam for each network.
 
-    def start(self) -> None:
-        """Make the optimizers: one Adam for each network, as in the paper."""
+        Args:
+            metres: what one normalized unit stands for.
+            gsd: ground sampling distance (down the rows, along the columns), metres.
+        """
+        self.metres, self.gsd = metres, gsd
         for name, network in self.named_children():
-            self.optimizers[name] = self._adam(network.parameters())
+            self.optimizers[name] = torch.optim.Adam(
+                network.parameters(), lr=self.config.learning_rate, betas=(0.5, 0.999)
+            )
+
+    def seed(self, number: int) -> None:
+        """Restart all that is random in a step."""
+        torch.manual_seed(number)
+        self.noise.manual_seed(number)
 
     def step(self, image: Tensor, dem: Tensor) -> dict[str, Tensor]:
         """Update every network once.
@@ -52,37 +66,116 @@ class Method(nn.Module):
         fake = self.generator(image)
         # Where nothing is known both sides get one value: no loss sees a difference there, no gradient flows.
         known = ~dem.isnan()
-        return self.update(image, torch.where(known, dem, -1.0), torch.where(known, fake, -1.0))
+        losses = self.update(image, torch.where(known, dem, -1.0), torch.where(known, fake, -1.0))
+        return {name: loss.detach() for name, loss in losses.items()}
 
-    def update(self, image: Tensor, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
-        """The method itself, on elevation without NaN: (B, 3, T, T), (B, 1, T, T), (B, 1, T, T)."""
+    def update(self, x: Tensor, y: Tensor, fake: Tensor) -> dict[str, Tensor]:
+        """The method itself; returns its losses by name."""
         raise TypeError(f"{type(self).__name__} must define update")
 
-    def descend(self, name: str, loss: Tensor) -> None:
-        """One optimizer step of the network ``name`` down ``loss``."""
-        optimizer = self.optimizers[name]
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
+    def reconstruction(self, fake: Tensor, y: Tensor) -> Tensor:
+        """What all methods share: 100 L1, and the gradient terms that the config asks for."""
+        config = self.config
+        loss = config.l1_weight * l1(fake, y)
+        for term in GRADIENTS[config.gradient]:
+            if term == "first":
+                loss = loss + config.gradient_weight * first_order(fake, y)
+            elif term == "second":
+                loss = loss + config.second_weight * second_order(fake, y)
+            else:
+                loss = loss + config.gradient_weight * slope(fake, y, self.metres, self.gsd)
+        return loss
 
-    def _adam(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        return torch.optim.Adam(parameters, lr=self.config.learning_rate, betas=(0.5, 0.999))
+    def descend(self, name: str, loss: Tensor) -> None:
+        """One optimizer step of the network ``name`` down ``loss``; other networks' gradients stay untouched."""
+        optimizer, network = self.optimizers[name], getattr(self, name)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward(inputs=list(network.parameters()))
+        optimizer.step()
 
 
 class UNetMethod(Method):
-    """The generator alone: 100 L1."""
+    """The generator alone."""
 
-    def update(self, image: Tensor, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
-        loss = self.config.l1_weight * l1(fake, real)
+    def update(self, x: Tensor, y: Tensor, fake: Tensor) -> dict[str, Tensor]:
+        loss = self.reconstruction(fake, y)
         self.descend("generator", loss)
-        return {"loss": loss.detach()}
+        return {"loss": loss}
 
 
-METHODS = {"unet": UNetMethod}
+class Pix2Pix(Method):
+    """Isola et al. (2017), arXiv 1611.07004: a discriminator judges pairs of image and elevation."""
+
+    def __init__(self, config: Config):
+        super().__init__(config)
+        self.discriminator = initialize(PatchGAN(config.attention, config.critic_features, config.attention_form))
+
+    def update(self, x: Tensor, y: Tensor, fake: Tensor) -> dict[str, Tensor]:
+        discriminator_loss, _ = self.discriminate(x, y, fake)
+        loss = self.deceive(x, fake) + self.reconstruction(fake, y)
+        self.descend("generator", loss)
+        return {"loss": loss, "discriminator": discriminator_loss}
+
+    def discriminate(self, x: Tensor, y: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
+        """The discriminator's step, halved as in the paper; returns its loss and its logits of the fake."""
+        logits = self.discriminator(x, fake.detach())  # (B, 1, m, m)
+        loss = (judged(self.discriminator(x, y), real=True) + judged(logits, real=False)) / 2
+        self.descend("discriminator", loss)
+        return loss, logits.detach()
+
+    def deceive(self, x: Tensor, fake: Tensor) -> Tensor:
+        """The generator's adversarial loss: the fake should be judged real."""
+        return judged(self.discriminator(x, fake), real=True)
+
+
+class DRPAN(Pix2Pix):
+    """Wang et al. (2018), doi 10.1007/978-3-030-01246-5_47: a reviser looks at the least convincing region.
+
+    ``config.drpan`` chooses: in ``"flow"`` the reviser's and the region's gradients reach the generator, as in the
+    article; in ``"detached"`` they do not, as the paper's code ran, and the generator learns what Pix2Pix's learns.
+    """
+
+    def __init__(self, config: Config):
+        super().__init__(config)
+        choose("way to run DRPAN", config.drpan, ("flow", "detached"))
+        self.reviser = initialize(PatchGAN(features=config.critic_features))
+        self.proposal = Proposal(config.tile, config.tile // 8 - 2)
+
+    def update(self, x: Tensor, y: Tensor, fake: Tensor) -> dict[str, Tensor]:
+        discriminator_loss, logits = self.discriminate(x, y, fake)
+        corner = self.proposal.corner(logits.sigmoid())  # (B, 2)
+        seen = fake if self.config.drpan == "flow" else fake.detach()
+        masked = self.proposal.masked(y, seen, corner)  # (B, 1, T, T)
+        reviser_loss = self.revise(x, y, masked.detach())
+
+        region = l1(self.proposal.region(seen, corner), self.proposal.region(y, corner))
+        revised = judged(self.reviser(x, masked), real=True)
+        loss = (
+            self.deceive(x, fake) + self.reconstruction(fake, y)
+            + revised + self.config.region_weight * region
+        )
+        self.descend("generator", loss)
+        return {
+            "loss": loss, "discriminator": discriminator_loss, "reviser": reviser_loss, "region": region,
+        }
+
+    def revise(self, x: Tensor, y: Tensor, masked: Tensor) -> Tensor:
+        """The reviser's step: halved, with 10 times the gradient penalty; returns its loss."""
+        real, fake = judged(self.reviser(x, y), real=True), judged(self.reviser(x, masked), real=False)
+        share = torch.rand(len(x), 1, 1, 1, generator=self.noise).to(x.device)  # one weight a sample
+        penalty = gradient_penalty(self.reviser, x, share * y + (1 - share) * masked)
+        loss = (real + fake) / 2 + self.config.penalty_weight * penalty
+        self.descend("reviser", loss)
+        return loss
+
+
+METHODS: dict[str, type[Method]] = {"unet": UNetMethod, "pix2pix": Pix2Pix, "drpan": DRPAN}
 
 
 def build_method(config: Config) -> Method:
     """The method that ``config.method`` names, with its initial weights drawn from torch's generator.
+
+    The generator is drawn first, then the discriminator, then the reviser: with one seed all methods start alike.
 
     Raises:
         UnknownName: no such method; the message lists the valid names.

@@ -4,12 +4,16 @@ Source: Leyva, Ortega & de Moura (2026), doi 10.1007/s41064-026-00393-y, after I
 arXiv 1611.07004. Modules are named so that parameters have the keys of the authors' checkpoints.
 """
 
+from typing import TypeVar
+
 import torch
 from torch import Tensor, nn
 
 from sat2dem_core.attention import build_attention
 from sat2dem_core.errors import WrongShape
 from sat2dem_core.tiles import check_tile_size
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 def _conv(channels_in: int, channels_out: int, stride: int = 2, bias: bool = False) -> nn.Conv2d:
@@ -23,11 +27,11 @@ def _upconv(channels_in: int, channels_out: int, bias: bool = False) -> nn.ConvT
 class Block(nn.Module):
     """Convolution, norm and activation; then attention; then dropout."""
 
-    def __init__(self, conv: nn.Module, activation: nn.Module, attention: str, dropout: bool):
+    def __init__(self, conv: nn.Module, activation: nn.Module, attention: str, form: str, dropout: bool = False):
         super().__init__()
         channels = conv.out_channels
         self.conv = nn.Sequential(conv, nn.InstanceNorm2d(channels, affine=True), activation)
-        self.attention = build_attention(attention, channels)
+        self.attention = build_attention(attention, channels, form)
         self.dropout = nn.Dropout(0.5) if dropout else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -45,9 +49,15 @@ class UNet(nn.Module):
         features: channels of the first level; they double with each level up to eight times as many.
         tile: T, a power of two from 32 to 512 px.
         dropout: how many of the first up blocks have dropout 0.5.
+        form: of the attention, a name of :data:`sat2dem_core.attention.FORMS`.
+
+    Raises:
+        UnknownName, WrongShape: no such attention; a tile or width that the network cannot have.
     """
 
-    def __init__(self, attention: str = "none", features: int = 64, tile: int = 256, dropout: int = 3):
+    def __init__(
+        self, attention: str = "none", features: int = 64, tile: int = 256, dropout: int = 3, form: str = "paper"
+    ):
         super().__init__()
         check_tile_size(tile)
         if features < 1:
@@ -59,13 +69,13 @@ class UNet(nn.Module):
         self.initial_down = nn.Sequential(_conv(3, width[0], bias=True), nn.LeakyReLU(0.2))
         self._downs, self._ups = [], []
         for i in range(1, levels - 1):
-            block = Block(_conv(width[i - 1], width[i]), nn.LeakyReLU(0.2), attention, dropout=False)
+            block = Block(_conv(width[i - 1], width[i]), nn.LeakyReLU(0.2), attention, form)
             self.add_module(f"down{i}", block)
             self._downs.append(f"down{i}")
         self.bottleneck = nn.Sequential(_conv(width[-2], width[-1], bias=True), nn.ReLU())
         for i in range(1, levels):
             below = width[-1] if i == 1 else 2 * width[-i]  # from the second on, a skip connection doubles them
-            block = Block(_upconv(below, width[-1 - i]), nn.ReLU(), attention, dropout=i <= dropout)
+            block = Block(_upconv(below, width[-1 - i]), nn.ReLU(), attention, form, dropout=i <= dropout)
             self.add_module(f"up{i}", block)
             self._ups.append(f"up{i}")
         self.final_up = nn.Sequential(_upconv(2 * width[0], 1, bias=True), nn.Tanh())
@@ -98,43 +108,47 @@ class PatchGAN(nn.Module):
 
     Args:
         attention: a name of :data:`sat2dem_core.attention.ATTENTIONS`, after each inner layer.
+        features: channels of the first layer; they double with each layer up to eight times as many.
+        form: of the attention.
     """
 
-    def __init__(self, attention: str = "none"):
+    def __init__(self, attention: str = "none", features: int = 64, form: str = "paper"):
         super().__init__()
+        f = features
 
         def layer(channels_in: int, channels_out: int, stride: int) -> nn.Sequential:
             norm = nn.InstanceNorm2d(channels_out, affine=True)
             return nn.Sequential(_conv(channels_in, channels_out, stride), norm, nn.LeakyReLU(0.2))
 
-        self.initial = nn.Sequential(_conv(4, 64, bias=True), nn.LeakyReLU(0.2))
-        self.layer1 = layer(64, 128, stride=2)
-        self.attention1 = build_attention(attention, 128)
-        self.layer2 = layer(128, 256, stride=2)
-        self.attention2 = build_attention(attention, 256)
-        self.layer3 = layer(256, 512, stride=1)
-        self.attention3 = build_attention(attention, 512)
-        self.final = _conv(512, 1, stride=1, bias=True)
+        self.initial = nn.Sequential(_conv(4, f, bias=True), nn.LeakyReLU(0.2))
+        self.layer1 = layer(f, 2 * f, stride=2)
+        self.attention1 = build_attention(attention, 2 * f, form)
+        self.layer2 = layer(2 * f, 4 * f, stride=2)
+        self.attention2 = build_attention(attention, 4 * f, form)
+        self.layer3 = layer(4 * f, 8 * f, stride=1)
+        self.attention3 = build_attention(attention, 8 * f, form)
+        self.final = _conv(8 * f, 1, stride=1, bias=True)
 
     def forward(self, image: Tensor, dem: Tensor) -> Tensor:
         if image.shape[-2:] != dem.shape[-2:]:
             raise WrongShape(
                 f"image {tuple(image.shape)} and DEM {tuple(dem.shape)} differ in size: put both on one grid first"
             )
-        x = self.initial(torch.cat((image, dem), 1))  # (B, 64, T/2, T/2)
-        x = self.attention1(self.layer1(x))  # (B, 128, T/4, T/4)
-        x = self.attention2(self.layer2(x))  # (B, 256, T/8, T/8)
-        x = self.attention3(self.layer3(x))  # (B, 512, T/8 - 1, T/8 - 1)
-        return self.final(x)
+        x = self.initial(torch.cat((image, dem), 1))  # (B, F, T/2, T/2)
+        x = self.attention1(self.layer1(x))  # (B, 2F, T/4, T/4)
+        x = self.attention2(self.layer2(x))  # (B, 4F, T/8, T/8)
+        x = self.attention3(self.layer3(x))  # (B, 8F, T/8 - 1, T/8 - 1)
+        return self.final(x)  # (B, 1, T/8 - 2, T/8 - 2)
 
 
-def initialize(network: nn.Module) -> None:
-    """The paper's weights to start from: N(0, 0.02) for convolutions, zero bias; norms keep one and zero."""
+def initialize(network: Network) -> Network:
+    """Draw the paper's weights to start from: N(0, 0.02) for convolutions, zero bias; norms keep one and zero."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
             nn.init.normal_(module.weight, 0.0, 0.02)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
+    return network
 
 
 def pick_device() -> torch.device:

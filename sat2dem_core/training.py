@@ -129,7 +129,8 @@ class _Trainer:
         with torch.random.fork_rng():
             torch.manual_seed(config.seed)
             self.method = build_method(config).to(self.device)
-        self.method.start()
+        span = data.normalization.high - data.normalization.low
+        self.method.start(metres=span / 2, gsd=data.train.gsd)
         self.plateaus = {
             name: ReduceLROnPlateau(optimizer, factor=0.5, patience=20)
             for name, optimizer in self.method.optimizers.items()
@@ -157,7 +158,7 @@ class _Trainer:
         """One pass over the training tiles; the losses stay on the device until the pass is done."""
         config, losses = self.config, []
         with torch.random.fork_rng():
-            torch.manual_seed(config.seed + 100_003 * epoch)
+            self.method.seed(config.seed + 100_003 * epoch)
             order = torch.randperm(len(rgb)).split(config.batch)[: self.steps - self.step]
             self.method.train()
             for index in order:

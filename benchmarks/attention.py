@@ -1,0 +1,80 @@
+"""What attention costs: seconds and operations of one Pix2Pix step at the paper's size (256 px, 64 features, float32).
+
+Beside our GAM stands the form it was published in, with linear layers that move the channels to the end and back.
+
+Usage: python benchmarks/attention.py [--batch 4] [--repeats 5]
+"""
+
+import argparse
+import statistics
+import time
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from sat2dem_core import attention
+from sat2dem_core.config import preset
+from sat2dem_core.methods import Method, build_method
+from sat2dem_core.study import processor
+
+
+class PublishedChannel(attention.GlobalChannel):
+    """GAM's channel half with the layers as its article writes them."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        weights = self.channel_mlp(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return x * torch.sigmoid(weights)
+
+
+class PublishedGAM(attention.GAM):
+    """GAM with that half."""
+
+    def __init__(self, channels: int, form: str):
+        super().__init__(channels, form)
+        self.channel_attention = PublishedChannel(channels, 16)
+
+
+def method(name: str) -> Method:
+    torch.manual_seed(0)
+    built = build_method(preset("paper", method="pix2pix", attention=name))
+    built.start(metres=1.0, gsd=(30.0, 30.0))
+    return built
+
+
+def measure(names: list[str], batch: int, repeats: int) -> tuple[dict[str, list[float]], dict[str, float]]:
+    """Seconds of each repeat, the names taking turns, and operations of a sample in GFLOP."""
+    image, dem = torch.rand(batch, 3, 256, 256) * 2 - 1, torch.rand(batch, 1, 256, 256) * 2 - 1
+    methods, seconds, operations = {name: method(name) for name in names}, {name: [] for name in names}, {}
+    for name, built in methods.items():  # also the warm-up
+        with FlopCounterMode(display=False) as counter:
+            built.step(image, dem)
+        operations[name] = counter.get_total_flops() / batch / 1e9
+    for _ in range(repeats):
+        for name, built in methods.items():
+            started = time.perf_counter()
+            built.step(image, dem)
+            seconds[name].append(time.perf_counter() - started)
+    return seconds, operations
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--repeats", type=int, default=5)
+    args = parser.parse_args()
+    attention.ATTENTIONS["gam, as published"] = PublishedGAM
+    names = ["none", "simam", "cbam", "gam", "gam, as published"]
+    seconds, operations = measure(names, args.batch, args.repeats)
+    print(f"Pix2Pix step, batch {args.batch}, 256 px, float32, {processor()}, {torch.get_num_threads()} threads, "
+          f"torch {torch.__version__}; median of {args.repeats}, ratios within each round\n")
+    print("| attention | s a step | times none | GFLOP a sample | times none |")
+    print("| --- | ---: | ---: | ---: | ---: |")
+    for name in names:
+        ratio = statistics.median(a / b for a, b in zip(seconds[name], seconds["none"]))
+        print(f"| {name} | {statistics.median(seconds[name]):.2f} | {ratio:.2f} "
+              f"| {operations[name]:.1f} | {operations[name] / operations['none']:.2f} |")
+
+
+if __name__ == "__main__":
+    main()

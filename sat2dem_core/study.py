@@ -1,0 +1,105 @@
+"""A grid of settings run, one row a run, in a table that chapters draw from.
+
+A study is a TOML file: a ``preset``, and ``[[grid]]`` tables in which every setting that is a list is an axis.
+Its runs are cached like any other, so a study that was interrupted goes on where it stopped.
+"""
+
+import itertools
+import os
+import platform
+import subprocess
+import time
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from tqdm.auto import tqdm
+
+from sat2dem_core.checkpoints import replacing
+from sat2dem_core.config import Config, preset
+from sat2dem_core.errors import InvalidConfig
+from sat2dem_core.evaluation import evaluate
+from sat2dem_core.training import code_version, prepare, train
+
+
+def read_study(path: str | os.PathLike) -> list[dict[str, Any]]:
+    """The runs of a study file: for each the settings that it changes, ``preset`` among them.
+
+    Raises:
+        InvalidConfig: the file cannot be read, or holds a key that is neither ``preset`` nor ``grid``.
+        UnknownName: no such preset or setting.
+    """
+    try:
+        content = tomllib.loads(Path(path).read_text())
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise InvalidConfig(f"{path} cannot be read as a study ({error}): give a TOML file") from error
+    unknown = content.keys() - {"preset", "grid"}
+    if unknown or "grid" not in content:
+        raise InvalidConfig(f"{path} holds {', '.join(sorted(unknown)) or 'no grid'}: give preset and [[grid]] tables")
+    runs = []
+    for grid in content["grid"]:
+        axes = [value if isinstance(value, list) else [value] for value in grid.values()]
+        runs += [{"preset": content.get("preset", "cpu")} | dict(zip(grid, point)) for point in itertools.product(*axes)]
+    for run in runs:
+        settings(run)
+    return runs
+
+
+def settings(run: dict[str, Any]) -> Config:
+    """The config of one of a study's runs."""
+    return preset(run["preset"], **{key: value for key, value in run.items() if key != "preset"})
+
+
+def run_study(path: str | os.PathLike, table: str | os.PathLike) -> pd.DataFrame:
+    """Make every run of a study and write its table, anew after each run.
+
+    Args:
+        path: the study's TOML file.
+        table: CSV to write: a row a run with its settings, its scores on the held-out tiles by question and metric
+            (metres), those of the baselines, the seconds it took, and commit, code and machine.
+    """
+    runs, origin, rows = read_study(path), provenance(), []
+    for run in tqdm(runs, unit="run"):
+        config = settings(run)
+        started = time.perf_counter()
+        model = train(config, progress=False).model()
+        seconds = time.perf_counter() - started
+        data = prepare(config)
+        scores = evaluate(model, data.test, data.train)
+        named = {
+            f"{question} {metric}" if predictor == config.method else f"{predictor}: {question} {metric}": value
+            for (question, predictor), row in scores.iterrows() for metric, value in row.items()
+            if predictor == config.method or metric == "MAE"
+        }
+        rows.append(run | {name: None if pd.isna(v) else round(v, 4) for name, v in named.items()}
+                    | {"test tiles": len(data.test), "seconds": round(seconds, 1)} | origin)
+        with replacing(Path(table)) as beside:
+            pd.DataFrame(rows).to_csv(beside, index=False)
+    return pd.DataFrame(rows)
+
+
+def provenance() -> dict[str, str]:
+    """What a number must carry to be trusted: commit, digest of the code, machine."""
+    try:
+        commit = subprocess.run(
+            ["git", "-C", Path(__file__).parent, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        commit = ""
+    return {
+        "commit": commit, "code": code_version(),
+        "machine": f"{processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
+    }
+
+
+def processor() -> str:
+    """Model of the device that trains."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

@@ -1,0 +1,131 @@
+import itertools
+
+import pytest
+import torch
+
+from sat2dem_core.attention import ATTENTIONS
+from sat2dem_core.checkpoints import load_model
+from sat2dem_core.config import preset
+from sat2dem_core.errors import UnknownName, WrongShape
+from sat2dem_core.methods import METHODS, build_method
+from sat2dem_core.networks import PatchGAN
+from sat2dem_core.normalize import NORMALIZATIONS
+from sat2dem_core.scenes import open_scene
+from sat2dem_core.training import prepare, train
+
+SMALL = {"tile": 32, "stride": 96, "features": 16, "critic_features": 16, "steps": 2, "batch": 2}
+
+
+def started(**changes):
+    """A method from seed 0, ready to step, in double precision."""
+    config = preset("cpu", **SMALL | changes)
+    torch.manual_seed(config.seed)
+    method = build_method(config).double()
+    method.start(metres=1000.0, gsd=(30.0, 30.0))
+    method.seed(0)
+    return method
+
+
+def pair(count: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    image, dem = (torch.rand(count, bands, 32, 32, generator=generator, dtype=torch.float64) * 2 - 1 for bands in (3, 1))
+    return image, dem
+
+
+def generator_after(steps: int = 1, **changes) -> torch.Tensor:
+    method, (image, dem) = started(**changes), pair()
+    for _ in range(steps):
+        method.step(image, dem)
+    return torch.cat([parameter.flatten() for parameter in method.generator.parameters()])
+
+
+@pytest.mark.parametrize(
+    ("method", "attention", "gradient", "normalization"),
+    list(itertools.product(METHODS, ATTENTIONS, ("none", "first", "fused"), NORMALIZATIONS)),
+)
+def test_every_combination_trains_saves_reloads_and_predicts(method, attention, gradient, normalization, tmp_path):
+    config = preset("cpu", method=method, attention=attention, gradient=gradient, normalization=normalization, **SMALL)
+    run = train(config, scene=open_scene().isel(x=slice(0, 279), y=slice(0, 263)), run=tmp_path, progress=False)
+    model = load_model(tmp_path)
+    rgb = prepare(config).test.rgb[:2]
+    assert model.predict(rgb).isfinite().all()
+    assert run.log.step.iloc[-1] == 2
+    assert torch.equal(model.predict(rgb), run.model("best").predict(rgb))
+
+
+def test_all_methods_start_from_the_same_generator():
+    first, *others = (torch.cat([p.flatten() for p in started(method=name).generator.parameters()]) for name in METHODS)
+    assert all(torch.equal(first, other) for other in others)
+
+
+def test_detached_drpan_trains_its_generator_exactly_as_pix2pix():
+    assert torch.equal(generator_after(3, method="pix2pix"), generator_after(3, method="drpan", drpan="detached"))
+
+
+def test_flow_sends_the_revisers_and_the_regions_gradients_to_the_generator():
+    pix2pix = generator_after(method="pix2pix")
+    assert not torch.allclose(pix2pix, generator_after(method="drpan", drpan="flow"))
+    # without the region term the reviser alone still makes a difference
+    assert not torch.allclose(pix2pix, generator_after(method="drpan", drpan="flow", region_weight=0.0))
+
+
+def test_reviser_learns_the_same_from_flow_and_detached_in_the_first_step():
+    image, dem = pair()
+    revisers = []
+    for mode in ("flow", "detached"):
+        method = started(method="drpan", drpan=mode)
+        method.step(image, dem)
+        revisers.append(torch.cat([p.flatten() for p in method.reviser.parameters()]))
+    assert torch.equal(*revisers)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_network_of_a_method_moves(name):
+    method, (image, dem) = started(method=name), pair()
+    before = {key: value.clone() for key, value in method.state_dict().items()}
+    losses = method.step(image, dem)
+    assert "loss" in losses and all(not loss.requires_grad and loss.isfinite() for loss in losses.values())
+    for network, _ in method.named_children():
+        moved = [key for key, value in method.state_dict().items() if key.startswith(network) and not torch.equal(value, before[key])]
+        assert moved, network
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_elevation_under_nodata_changes_nothing(name):
+    """No method can learn from, or judge by, a pixel without elevation."""
+    image, dem = pair()
+    dem[:, :, 10:20, 5:15] = torch.nan
+    method = started(method=name, gradient="fused")
+    losses = method.step(image, dem)
+    assert all(loss.isfinite() for loss in losses.values())
+    fake = method.generator(image).detach().requires_grad_()
+    known = ~dem.isnan()
+    neutral = torch.where(known, fake, -1.0)
+    method.reconstruction(neutral, torch.where(known, dem, -1.0)).backward()
+    assert (fake.grad[~known] == 0).all() and (fake.grad[known] != 0).any()
+
+
+def test_gradient_terms_add_to_the_reconstruction():
+    image, dem = pair()
+    fake = torch.zeros_like(dem)
+    sizes = {name: started(gradient=name).reconstruction(fake, dem).item() for name in ("none", "first", "second", "fused")}
+    assert sizes["none"] < sizes["first"] < sizes["fused"]
+    assert sizes["fused"] == pytest.approx(sizes["first"] + sizes["second"] - sizes["none"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"method": "pixpix"}, "unknown method 'pixpix': choose one of unet, pix2pix, drpan"),
+        ({"gradient": "third"}, "unknown gradient loss 'third': choose one of none, first, second, fused, slope"),
+        ({"method": "drpan", "drpan": "on"}, "'on': choose one of flow, detached"),
+    ],
+)
+def test_unknown_names_list_the_valid_ones(changes, message):
+    with pytest.raises(UnknownName, match=message):
+        build_method(preset("cpu", **changes))
+
+
+def test_image_and_elevation_of_different_size_are_refused():
+    with pytest.raises(WrongShape, match="put both on one grid"):
+        PatchGAN()(torch.zeros(1, 3, 64, 64), torch.zeros(1, 1, 32, 32))
