@@ -178,13 +178,16 @@ def load_paper_weights(network: nn.Module, path: str | os.PathLike) -> None:
         raise DamagedCheckpoint(
             f"{path} is no whole checkpoint of tensors alone ({' '.join(str(error).split())[:200]}): copy it again"
         ) from error
-    found = content.get("state_dict", content) if isinstance(content, dict) else {}
+    found = content.get("state_dict", content) if isinstance(content, dict) else None
+    if not isinstance(found, dict):
+        raise DamagedCheckpoint(f"{path} holds no tensors by name: give a file that torch.save made of a state_dict")
     wanted = network.state_dict()
     faults = [f"{key} is missing" for key in wanted.keys() - found.keys()]
     faults += [f"{key} is not in this network" for key in found.keys() - wanted.keys()]
     faults += [
         f"{key} has shape {tuple(found[key].shape)}, not {tuple(wanted[key].shape)}"
-        for key in wanted.keys() & found.keys() if found[key].shape != wanted[key].shape
+        if isinstance(found[key], Tensor) else f"{key} is no tensor"
+        for key in wanted.keys() & found.keys() if getattr(found[key], "shape", None) != wanted[key].shape
     ]
     if faults:
         raise DamagedCheckpoint(

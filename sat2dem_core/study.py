@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from sat2dem_core.checkpoints import replacing
 from sat2dem_core.config import Config, preset

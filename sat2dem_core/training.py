@@ -19,7 +19,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from sat2dem_core.checkpoints import Model, load_checkpoint, load_model, replacing, restore_weights, save_checkpoint
 from sat2dem_core.config import Config

@@ -45,6 +45,13 @@ def test_gam_channel_half_equals_a_linear_layer_on_every_pixel():
     torch.testing.assert_close(half(x), plain)
 
 
+@pytest.mark.parametrize(("channels", "width"), [(64, 16), (128, 16), (256, 16), (32, 16), (48, 15)])
+def test_gam_spatial_half_equals_its_layers_one_by_one(channels, width):
+    torch.manual_seed(0)
+    half, x = GAM(channels, "paper").spatial_attention, torch.randn(2, channels, 9, width)
+    torch.testing.assert_close(half(x), x * half.spatial_attention(x).sigmoid(), rtol=1e-4, atol=1e-5)
+
+
 def test_unknown_attention_and_form_list_the_valid_ones():
     with pytest.raises(UnknownName, match="unknown attention 'gamm': choose one of none, cbam, gam, simam"):
         UNet(attention="gamm", features=16)

@@ -235,24 +235,6 @@ def test_flips_turn_image_and_elevation_together(small, hills, monkeypatch, tmp_
         assert torch.equal(image.flatten().argsort(stable=True), dem.flatten().argsort(stable=True))
 
 
-def test_nodata_pulls_no_gradient(small):
-    torch.manual_seed(0)
-    method = methods.build_method(small)
-    method.start()
-    image, dem = torch.rand(2, 3, 32, 32), torch.rand(2, 1, 32, 32)
-    dem[0] = torch.nan
-    outputs = []
-
-    def keep(module, given, output):
-        output.retain_grad()
-        outputs.append(output)
-
-    method.generator.register_forward_hook(keep)
-    losses = method.step(image, dem)
-    assert math.isfinite(losses["loss"])
-    assert (outputs[0].grad[0] == 0).all() and (outputs[0].grad[1] != 0).all()
-
-
 # --- cache and folders ------------------------------------------------------------------------------------------------
 
 
