@@ -38,7 +38,7 @@ class PublishedGAM(attention.GAM):
 def method(name: str) -> Method:
     torch.manual_seed(0)
     built = build_method(preset("paper", method="pix2pix", attention=name))
-    built.start(metres=1.0, gsd=(30.0, 30.0))
+    built.start(meters=1.0, gsd=(30.0, 30.0))
     return built
 
 

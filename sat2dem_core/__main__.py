@@ -20,7 +20,7 @@ def parser() -> argparse.ArgumentParser:
     for field in fields(Config):
         settings.add_argument(f"--{field.name.replace('_', '-')}", metavar=field.type.__name__.upper())
 
-    evaluate = verbs.add_parser("evaluate", help="score a run's best checkpoint on its held-out tiles, in metres")
+    evaluate = verbs.add_parser("evaluate", help="score a run's best checkpoint on its held-out tiles, in meters")
     evaluate.add_argument("run", metavar="DIR", help="a run's folder")
 
     study = verbs.add_parser("study", help="make every run of a study file, and a table with a row a run")

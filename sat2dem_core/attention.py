@@ -137,7 +137,7 @@ class GlobalSpatial(nn.Module):
 
 
 def _conv_to_few(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """A convolution to few channels, as one to 16 that computes several neighbouring columns at once.
+    """A convolution to few channels, as one to 16 that computes several neighboring columns at once.
 
     The numbers are the same; a processor's vector units, which work on 16 channels, are no longer half idle.
     """

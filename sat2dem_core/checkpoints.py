@@ -108,7 +108,7 @@ class Model:
 
     Attributes:
         generator: the network, in evaluation mode.
-        normalization: turns its output into metres.
+        normalization: turns its output into meters.
         config: the run's settings.
     """
 

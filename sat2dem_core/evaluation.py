@@ -1,4 +1,4 @@
-"""Scores in metres on held-out tiles, always beside baselines.
+"""Scores in meters on held-out tiles, always beside baselines.
 
 The paper's two normalizations answer different questions, so every model is asked all of them:
 
@@ -33,7 +33,7 @@ def tile_mean(dem: Tensor) -> Tensor:
 
 
 def put_question(dem: Tensor, question: str) -> Tensor:
-    """Elevation (N, H, W) in metres as one of ``QUESTIONS`` sees it."""
+    """Elevation (N, H, W) in meters as one of ``QUESTIONS`` sees it."""
     choose("question", question, QUESTIONS)
     if question == "relief":
         return dem - tile_mean(dem)
@@ -44,7 +44,7 @@ class Scores:
     """MAE, RMSE, R² and SSIM, accumulated tile by tile in float64.
 
     Args:
-        low, high: metres that become 0 and 1 for SSIM; no SSIM without them.
+        low, high: meters that become 0 and 1 for SSIM; no SSIM without them.
         data_range: SSIM's, on that scale.
     """
 
@@ -54,7 +54,7 @@ class Scores:
         self.absolute = self.squared = self.truth = self.truth_squared = self.similarity = 0.0
 
     def update(self, prediction: Tensor, truth: Tensor) -> None:
-        """Add tiles: (N, H, W) metres each, NaN in ``truth`` for nodata."""
+        """Add tiles: (N, H, W) meters each, NaN in ``truth`` for nodata."""
         if prediction.shape != truth.shape:
             raise WrongShape(
                 f"prediction {tuple(prediction.shape)} and truth {tuple(truth.shape)} lie on different grids: "
@@ -74,7 +74,7 @@ class Scores:
             self.tiles += int((~similarity.isnan()).sum())
 
     def result(self) -> dict[str, float]:
-        """The scores so far: metres for MAE and RMSE; None for what is not defined on these tiles.
+        """The scores so far: meters for MAE and RMSE; None for what is not defined on these tiles.
 
         Raises:
             NoTiles: no valid pixel was seen.
@@ -106,10 +106,10 @@ def ssim(prediction: Tensor, truth: Tensor, data_range: float) -> Tensor:
 
 
 def elevations(model: Model, rgb, truth: Tensor) -> dict[str, Tensor]:
-    """A model's prediction in metres for each of ``QUESTIONS``: tiles (N, 3, T, T) uint8 to (N, T, T).
+    """A model's prediction in meters for each of ``QUESTIONS``: tiles (N, 3, T, T) uint8 to (N, T, T).
 
     Args:
-        truth: (N, T, T) metres, of which only the minimum is used, and only to anchor a Shift model.
+        truth: (N, T, T) meters, of which only the minimum is used, and only to anchor a Shift model.
     """
     normalized = model.predict(rgb)
     if model.normalization.kind == "shift":
@@ -131,7 +131,7 @@ def evaluate(model: Model, test: Tiles, train: Tiles) -> pd.DataFrame:
         train: what the constant is taken from.
 
     Returns:
-        One row for each question and predictor, with MAE, RMSE (metres), SSIM and R2. SSIM is None for relief, on
+        One row for each question and predictor, with MAE, RMSE (meters), SSIM and R2. SSIM is None for relief, on
         which the paper does not define it.
     """
     truth, seen = torch.from_numpy(test.dem), torch.from_numpy(train.dem)

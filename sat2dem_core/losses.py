@@ -24,7 +24,7 @@ def judged(logits: Tensor, real: bool) -> Tensor:
 
 
 def first_order(prediction: Tensor, truth: Tensor) -> Tensor:
-    """The paper's gradient loss: differences between neighbours, along the columns and down the rows.
+    """The paper's gradient loss: differences between neighbors, along the columns and down the rows.
 
         mean |Dx (prediction - truth)| + mean |Dy (prediction - truth)|
     """
@@ -40,18 +40,18 @@ def second_order(prediction: Tensor, truth: Tensor) -> Tensor:
     return error.diff(n=2, dim=-1).abs().mean() + error.diff(n=2, dim=-2).abs().mean()
 
 
-def slope(prediction: Tensor, truth: Tensor, metres: float, gsd: tuple[float, float]) -> Tensor:
-    """Mean length of the difference between the two slope vectors, in metres per metre. Not in the paper.
+def slope(prediction: Tensor, truth: Tensor, meters: float, gsd: tuple[float, float]) -> Tensor:
+    """Mean length of the difference between the two slope vectors, in meters per meter. Not in the paper.
 
     Unlike :func:`first_order` it has a unit, so it means the same on any normalization and ground sampling distance,
     and it treats a slope alike in whichever direction it faces, also where pixels are no squares.
 
     Args:
-        metres: what one normalized unit stands for.
-        gsd: ground sampling distance (down the rows, along the columns), metres.
+        meters: what one normalized unit stands for.
+        gsd: ground sampling distance (down the rows, along the columns), meters.
     """
     _same_shape(prediction, truth)
-    error = (prediction - truth) * metres
+    error = (prediction - truth) * meters
     down = error.diff(dim=-2)[..., :, :-1] / gsd[0]  # (B, 1, T-1, T-1)
     along = error.diff(dim=-1)[..., :-1, :] / gsd[1]
     return (down.square() + along.square() + 1e-12).sqrt().mean()  # the small number keeps the root's gradient finite

@@ -35,14 +35,14 @@ class Method(nn.Module):
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
         self.noise = torch.Generator()  # a stream apart, so that what a method draws moves no other's dropout
 
-    def start(self, metres: float, gsd: tuple[float, float]) -> None:
+    def start(self, meters: float, gsd: tuple[float, float]) -> None:
         """Prepare for training: one Adam for each network.
 
         Args:
-            metres: what one normalized unit stands for.
-            gsd: ground sampling distance (down the rows, along the columns), metres.
+            meters: what one normalized unit stands for.
+            gsd: ground sampling distance (down the rows, along the columns), meters.
         """
-        self.metres, self.gsd = metres, gsd
+        self.meters, self.gsd = meters, gsd
         for name, network in self.named_children():
             self.optimizers[name] = torch.optim.Adam(
                 network.parameters(), lr=self.config.learning_rate, betas=(0.5, 0.999)
@@ -83,7 +83,7 @@ class Method(nn.Module):
             elif term == "second":
                 loss = loss + config.second_weight * second_order(fake, y)
             else:
-                loss = loss + config.gradient_weight * slope(fake, y, self.metres, self.gsd)
+                loss = loss + config.gradient_weight * slope(fake, y, self.meters, self.gsd)
         return loss
 
     def descend(self, name: str, loss: Tensor) -> None:

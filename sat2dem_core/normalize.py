@@ -32,12 +32,12 @@ def tile_minimum(dem: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Normalization:
-    """How elevation in metres becomes what a network predicts.
+    """How elevation in meters becomes what a network predicts.
 
     Attributes:
         kind: ``"global"`` or ``"shift"``.
-        low, high: elevation range of the data set, metres.
-        relief: largest relief (highest minus lowest point) of any tile of the data set, metres.
+        low, high: elevation range of the data set, meters.
+        relief: largest relief (highest minus lowest point) of any tile of the data set, meters.
     """
 
     kind: str
@@ -57,7 +57,7 @@ class Normalization:
 
         Args:
             kind: one of ``NORMALIZATIONS``.
-            dem: (N, H, W) metres, NaN for nodata.
+            dem: (N, H, W) meters, NaN for nodata.
 
         Raises:
             NoElevation: every value is NaN, or one is infinite.
@@ -83,10 +83,10 @@ class Normalization:
         return 1.0 if self.kind == "global" else self.relief / (self.high - self.low)
 
     def forward(self, dem: Tensor) -> tuple[Tensor, Tensor]:
-        """Normalize metres.
+        """Normalize meters.
 
         Args:
-            dem: (..., H, W) metres, NaN for nodata.
+            dem: (..., H, W) meters, NaN for nodata.
 
         Returns:
             The normalized tiles (..., H, W), NaN where ``dem`` is, and the offset (..., 1, 1) that was taken
@@ -97,7 +97,7 @@ class Normalization:
         return n - offset, offset
 
     def inverse(self, normalized: Tensor, offset: Tensor | float = 0.0) -> Tensor:
-        """Back to metres.
+        """Back to meters.
 
         With the offset of :meth:`forward` this gives elevation. Without it, Shift gives ``low`` plus the height
         above the tile's lowest point: use :meth:`height_above_minimum` for that height alone.

@@ -1,7 +1,7 @@
 """Every picture of the book, in one visual language.
 
 Elevation is drawn in a perceptually uniform map over its hillshade, errors in a diverging map with white at zero, and
-panels of one row share their limits, which a colour bar with a unit states.
+panels of one row share their limits, which a color bar with a unit states.
 """
 
 import matplotlib.pyplot as plt
@@ -18,10 +18,10 @@ SUN_AZIMUTH, SUN_ALTITUDE = 315.0, 45.0  # degrees: the cartographers' sun, nort
 
 
 def hillshade(dem: np.ndarray, gsd: tuple[float, float], exaggeration: float = 1.0) -> np.ndarray:
-    """Brightness of the ground under a sun in the north-west: (H, W) metres to (H, W) from 0 to 1, NaN kept.
+    """Brightness of the ground under a sun in the north-west: (H, W) meters to (H, W) from 0 to 1, NaN kept.
 
     Args:
-        gsd: ground sampling distance (down the rows, along the columns), metres.
+        gsd: ground sampling distance (down the rows, along the columns), meters.
         exaggeration: factor on the heights.
     """
     filled = np.where(np.isnan(dem), np.nanmean(dem), dem) * exaggeration
@@ -50,11 +50,11 @@ def show_dem(
     axis: Axes, dem: np.ndarray, gsd: tuple[float, float], title: str = "Elevation",
     limits: tuple[float, float] | None = None, label: str | None = "m",
 ) -> None:
-    """Draw elevation (H, W) in metres over its hillshade.
+    """Draw elevation (H, W) in meters over its hillshade.
 
     Args:
-        limits: elevations of the colour map's ends; those of ``dem`` when not given.
-        label: of the colour bar; None for no bar.
+        limits: elevations of the color map's ends; those of ``dem`` when not given.
+        label: of the color bar; None for no bar.
     """
     low, high = (np.nanmin(dem), np.nanmax(dem)) if limits is None else limits
     axis.imshow(hillshade(dem, gsd), cmap=SHADE, vmin=0, vmax=1)
@@ -67,7 +67,7 @@ def show_error(
     axis: Axes, error: np.ndarray, gsd: tuple[float, float], title: str = "Error", limit: float | None = None,
     label: str | None = "m",
 ) -> None:
-    """Draw an error (H, W) in metres: red where the prediction is too high, blue where too low."""
+    """Draw an error (H, W) in meters: red where the prediction is too high, blue where too low."""
     limit = float(np.nanmax(np.abs(error))) if limit is None else limit
     drawn = axis.imshow(error, cmap=ERROR, vmin=-limit, vmax=limit)
     _bare(axis, title, gsd)
@@ -92,8 +92,8 @@ def scene_figure(scene: xr.Dataset) -> Figure:
 def scale_bar(axis: Axes, gsd: tuple[float, float]) -> None:
     """A bar of a round length, about a quarter of the picture, in its lower left corner."""
     left, right = axis.get_xlim()
-    metres = (right - left) * gsd[1] / 4
-    length = max(step * 10 ** int(np.log10(metres)) for step in (1, 2, 5) if step * 10 ** int(np.log10(metres)) <= metres)
+    meters = (right - left) * gsd[1] / 4
+    length = max(step * 10 ** int(np.log10(meters)) for step in (1, 2, 5) if step * 10 ** int(np.log10(meters)) <= meters)
     x, y = left + 0.05 * (right - left), axis.get_ylim()[0] * 0.94
     axis.plot([x, x + length / gsd[1]], [y, y], color="white", lw=4, solid_capstyle="butt")
     text = f"{length / 1000:g} km" if length >= 1000 else f"{length:g} m"
@@ -107,11 +107,11 @@ def prediction_figure(
 
     Args:
         rgb: (N, 3, T, T) uint8.
-        truth, prediction: (N, T, T) metres.
-        label: of the elevation's colour bar.
+        truth, prediction: (N, T, T) meters.
+        label: of the elevation's color bar.
     """
     rows = len(rgb)
-    figure, axes = plt.subplots(rows, 4, figsize=(10, 2.75 * rows), layout="constrained", squeeze=False)
+    figure, axes = plt.subplots(rows, 4, figsize=(8.4, 2.75 * rows), layout="constrained", squeeze=False)
     limits = (min(np.nanmin(truth), np.nanmin(prediction)), max(np.nanmax(truth), np.nanmax(prediction)))
     error = prediction - truth
     limit = float(np.nanmax(np.abs(error)))

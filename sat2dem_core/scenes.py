@@ -1,6 +1,6 @@
 """A place on Earth as one xarray Dataset: what the satellite saw and how high the ground is.
 
-A scene has ``rgb`` (band, y, x; uint8; red, green, blue) and ``dem`` (y, x; float32 metres, NaN for nodata)
+A scene has ``rgb`` (band, y, x; uint8; red, green, blue) and ``dem`` (y, x; float32 meters, NaN for nodata)
 on one grid in one CRS, the image's. ``attrs`` say where it came from and what was done to it.
 """
 
@@ -20,7 +20,7 @@ from sat2dem_core.errors import (
     MissingCRS, NoElevation, NoOverlap, UnreadableRaster, UnsupportedImagery, choose,
 )
 
-LOWEST, HIGHEST = -500.0, 9000.0  # metres: no land on Earth lies outside
+LOWEST, HIGHEST = -500.0, 9000.0  # meters: no land on Earth lies outside
 
 
 def data_folder(name: str) -> Path:
@@ -63,7 +63,7 @@ def open_pair(
 
     Args:
         image: 3 bands (red, green, blue), or 4 of which the last is alpha. uint8 is taken as it is.
-        dem: elevation in metres, one band.
+        dem: elevation in meters, one band.
         stretch: ``(low, high)``, mapped linearly to 0 and 255 with what lies outside clipped. Required for
             anything but uint8: reflectance as float might take ``(0, 0.3)``.
         image_nodata, dem_nodata: the value that means "nothing here"; by default what the file declares. ``None``
@@ -89,7 +89,7 @@ def open_pair(
 
 
 def ground_sampling_distance(scene: xr.Dataset) -> tuple[float, float]:
-    """Size of a pixel on the ground at the scene's centre: (down the rows, along the columns) in metres."""
+    """Size of a pixel on the ground at the scene's center: (down the rows, along the columns) in meters."""
     dx, dy = (abs(step) / 2 for step in scene.rio.resolution())
     x, y = float(scene.x.mean()), float(scene.y.mean())
     to_degrees = Transformer.from_crs(scene.rio.crs, "EPSG:4326", always_xy=True)
@@ -109,7 +109,7 @@ def _open(path: Path) -> xr.DataArray:
         raise UnreadableRaster(f"{path} cannot be read ({error}): is it a whole raster file? Fetch it again") from error
     if dtype.startswith("complex"):
         raise UnsupportedImagery(
-            f"{path} holds complex numbers ({dtype}): give real ones, reflectance for an image and metres for a DEM"
+            f"{path} holds complex numbers ({dtype}): give real ones, reflectance for an image and meters for a DEM"
         )
     if crs is None or not (crs.is_geographic or crs.is_projected) or transform.is_identity:
         raise MissingCRS(
@@ -159,7 +159,7 @@ def _read_image(path: Path, stretch, nodata) -> tuple[xr.DataArray, xr.DataArray
 def _read_dem(path: Path, nodata) -> xr.DataArray:
     dem = _open(path)
     if dem.sizes["band"] != 1:
-        raise NoElevation(f"{path} has {dem.sizes['band']} bands: give a DEM of one band, elevation in metres")
+        raise NoElevation(f"{path} has {dem.sizes['band']} bands: give a DEM of one band, elevation in meters")
     if nodata == "declared":
         nodata = dem.rio.nodata
     dem = dem.squeeze("band", drop=True)
@@ -170,7 +170,7 @@ def _read_dem(path: Path, nodata) -> xr.DataArray:
     low, high = float(dem.min()), float(dem.max())
     if low < LOWEST or high > HIGHEST:
         raise NoElevation(
-            f"{path} holds values from {low:g} to {high:g}, which are no elevations in metres: "
+            f"{path} holds values from {low:g} to {high:g}, which are no elevations in meters: "
             "if one of them means nodata, give it as dem_nodata"
         )
     return dem.rio.write_nodata(np.nan)

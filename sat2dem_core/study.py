@@ -1,7 +1,7 @@
 """A grid of settings run, one row a run, in a table that chapters draw from.
 
 A study is a TOML file: a ``preset``, and ``[[grid]]`` tables in which every setting that is a list is an axis.
-Its runs are cached like any other, so a study that was interrupted goes on where it stopped.
+Rows that the table already has are not made again, so a study that was interrupted goes on where it stopped.
 """
 
 import itertools
@@ -10,6 +10,7 @@ import platform
 import subprocess
 import time
 import tomllib
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -53,15 +54,20 @@ def settings(run: dict[str, Any]) -> Config:
 
 
 def run_study(path: str | os.PathLike, table: str | os.PathLike) -> pd.DataFrame:
-    """Make every run of a study and write its table, anew after each run.
+    """Make every run of a study and write its table, anew after each run; rows of this very code are kept.
 
     Args:
         path: the study's TOML file.
         table: CSV to write: a row a run with its settings, its scores on the held-out tiles by question and metric
-            (metres), those of the baselines, the seconds it took, and commit, code and machine.
+            (meters), those of the baselines, the seconds it took, and commit, code and machine.
     """
     runs, origin, rows = read_study(path), provenance(), []
+    known = pd.read_csv(table).to_dict("records") if Path(table).exists() else []
     for run in tqdm(runs, unit="run"):
+        found = next((row for row in known if row["code"] == origin["code"] and _settings_of(row) == run), None)
+        if found:
+            rows.append({name: None if pd.isna(value) else value for name, value in found.items()})
+            continue
         config = settings(run)
         started = time.perf_counter()
         model = train(config, progress=False).model()
@@ -78,6 +84,12 @@ def run_study(path: str | os.PathLike, table: str | os.PathLike) -> pd.DataFrame
         with replacing(Path(table)) as beside:
             pd.DataFrame(rows).to_csv(beside, index=False)
     return pd.DataFrame(rows)
+
+
+def _settings_of(row: dict[str, Any]) -> dict[str, Any]:
+    """Which run a table's row is of."""
+    names = ["preset", *(field.name for field in fields(Config))]
+    return {name: row[name] for name in names if name in row and not pd.isna(row[name])}
 
 
 def provenance() -> dict[str, str]:

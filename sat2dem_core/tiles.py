@@ -2,7 +2,7 @@
 
 Divide first, then cut: :func:`divide` splits the ground into regions with a gap between, and :func:`cut` makes
 tiles of each, so no tile of one region can touch a tile of another, however densely they overlap within one.
-The paper shuffles tiles instead (:func:`paper_split`), and neighbours fall on both sides.
+The paper shuffles tiles instead (:func:`paper_split`), and neighbors fall on both sides.
 """
 
 import hashlib
@@ -24,10 +24,10 @@ class Tiles:
 
     Attributes:
         rgb: (N, 3, T, T) uint8.
-        dem: (N, T, T) float32 metres, NaN for nodata.
+        dem: (N, T, T) float32 meters, NaN for nodata.
         ids: N names, scene and pixel of the upper left corner: ``rocky-mountain_r0064_c0128``.
         corners: (N, 2) that pixel as row and column of the scene.
-        gsd: ground sampling distance (down the rows, along the columns), metres.
+        gsd: ground sampling distance (down the rows, along the columns), meters.
         dropped: how many tiles were left out for their nodata.
     """
 
@@ -71,7 +71,7 @@ def cut(scene: xr.Dataset, size: int = 64, stride: int | None = None, max_nodata
     Args:
         scene: ``rgb`` and ``dem`` on one grid; see :mod:`sat2dem_core.scenes`.
         size: px, a power of two from 32 to 512.
-        stride: px between the corners of neighbouring tiles; ``size``, so no overlap, when not given.
+        stride: px between the corners of neighboring tiles; ``size``, so no overlap, when not given.
         max_nodata: largest share of NaN elevation a tile may have; tiles with more are dropped and counted,
             and no NaN is ever filled.
 
@@ -144,7 +144,7 @@ def divide(
 def paper_split(version: int, count: int = PAPER_TILES) -> tuple[list[int], list[int], list[int]]:
     """The paper's random split: shuffle all tile numbers, 70 % train, 15 % validation, the rest test.
 
-    The four versions are resamples, not folds (their test sets share tiles), and not geographic (neighbouring
+    The four versions are resamples, not folds (their test sets share tiles), and not geographic (neighboring
     tiles fall into train and test), which flatters scores: Ploton et al. (2020), doi 10.1038/s41467-020-18321-y.
 
     Args:

@@ -74,7 +74,7 @@ class Run:
 
     @property
     def log(self) -> pd.DataFrame:
-        """One row a validation: epoch, step, mean losses since the row before, validation MAE in metres, rate."""
+        """One row a validation: epoch, step, mean losses since the row before, validation MAE in meters, rate."""
         return pd.read_csv(self.folder / "log.csv")
 
     def model(self, checkpoint: str = "best") -> Model:
@@ -130,7 +130,7 @@ class _Trainer:
             torch.manual_seed(config.seed)
             self.method = build_method(config).to(self.device)
         span = data.normalization.high - data.normalization.low
-        self.method.start(metres=span / 2, gsd=data.train.gsd)
+        self.method.start(meters=span / 2, gsd=data.train.gsd)
         self.plateaus = {
             name: ReduceLROnPlateau(optimizer, factor=0.5, patience=20)
             for name, optimizer in self.method.optimizers.items()
@@ -196,7 +196,7 @@ class _Trainer:
         tiles, normalization = self.data.validation, self.data.normalization
         truth = normalization.forward(torch.from_numpy(tiles.dem))[0]
         model = Model(self.method.generator.eval(), normalization, self.config)
-        scale = (normalization.high - normalization.low) / 2  # metres for each normalized unit
+        scale = (normalization.high - normalization.low) / 2  # meters for each normalized unit
         mae = float((model.predict(tiles.rgb) - truth)[~truth.isnan()].abs().mean()) * scale
         if not math.isfinite(mae):
             raise NonFiniteLoss(

@@ -22,7 +22,7 @@ settings.register_profile("suite", deadline=None, derandomize=True, database=Non
 settings.load_profile("suite")
 torch.set_num_threads(1)  # tiny networks: more threads cost more than they give
 
-WEST, NORTH = 450_000.0, 4_480_000.0  # where test rasters begin, metres in UTM zone 13N
+WEST, NORTH = 450_000.0, 4_480_000.0  # where test rasters begin, meters in UTM zone 13N
 
 
 def pytest_configure(config):

@@ -31,7 +31,7 @@ def test_original_forms_differ_where_the_articles_do():
     assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in build_attention("cbam", 32).modules())
 
 
-def test_simam_favours_the_pixel_that_stands_out():
+def test_simam_favors_the_pixel_that_stands_out():
     x = torch.ones(1, 1, 8, 8)
     x[0, 0, 3, 4] = 2.0
     share = build_attention("simam", 1)(x) / x

@@ -170,7 +170,7 @@ def test_checkpoint_without_some_tensors_is_refused_naming_them(run):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"config": {"colour": "red"}}, {"config": None}, {"normalization": {}}, {"normalization": 3}],
+    "changes", [{"config": {"color": "red"}}, {"config": None}, {"normalization": {}}, {"normalization": 3}],
 )
 def test_json_that_describes_no_model_is_refused(run, changes):
     rewrite(run, **changes)

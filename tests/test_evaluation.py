@@ -15,7 +15,7 @@ from sat2dem_core.training import prepare
 
 
 def tiles(seed: int, count: int = 3, size: int = 32) -> torch.Tensor:
-    """Made-up terrain (N, T, T), metres, tens of pixels wide."""
+    """Made-up terrain (N, T, T), meters, tens of pixels wide."""
     rough = torch.randn(count, 1, 4, 4, generator=torch.Generator().manual_seed(seed))
     return 1500 + 300 * torch.nn.functional.interpolate(rough, size, mode="bicubic").squeeze(1)
 
@@ -142,12 +142,12 @@ def test_grids_of_different_size_are_refused():
 
 
 class Oracle:
-    """A model that knows the normalized truth, off by ``error`` metres at every pixel."""
+    """A model that knows the normalized truth, off by ``error`` meters at every pixel."""
 
     def __init__(self, config, normalization: Normalization, truth: np.ndarray, error: float = 0.0):
         self.config, self.normalization = config, normalization
-        metres = (normalization.high - normalization.low) / 2  # for each normalized unit
-        self.answer = normalization.forward(torch.from_numpy(truth))[0] + error / metres
+        meters = (normalization.high - normalization.low) / 2  # for each normalized unit
+        self.answer = normalization.forward(torch.from_numpy(truth))[0] + error / meters
 
     def predict(self, rgb):
         return self.answer

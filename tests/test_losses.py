@@ -13,7 +13,7 @@ def ramp(x: float = 0.0, y: float = 0.0) -> torch.Tensor:
     return (torch.arange(8.0) * x + torch.arange(8.0)[:, None] * y)[None, None]
 
 
-def test_first_order_is_the_mean_difference_of_neighbours():
+def test_first_order_is_the_mean_difference_of_neighbors():
     assert losses.first_order(ramp(x=3, y=2), ramp()).item() == pytest.approx(5)
 
 
@@ -23,12 +23,12 @@ def test_second_order_sees_curvature_and_no_plane():
     assert losses.second_order(bowl, ramp()).item() == pytest.approx(2)
 
 
-def test_slope_is_in_metres_per_metre_and_knows_no_direction():
-    rise = losses.slope(ramp(x=3), ramp(), metres=10.0, gsd=(30.0, 30.0))  # 30 m on 30 m
+def test_slope_is_in_meters_per_meter_and_knows_no_direction():
+    rise = losses.slope(ramp(x=3), ramp(), meters=10.0, gsd=(30.0, 30.0))  # 30 m on 30 m
     assert rise.item() == pytest.approx(1)
-    turned = losses.slope(ramp(y=3), ramp(), metres=10.0, gsd=(30.0, 30.0))
+    turned = losses.slope(ramp(y=3), ramp(), meters=10.0, gsd=(30.0, 30.0))
     assert turned.item() == pytest.approx(rise.item())
-    stretched = losses.slope(ramp(x=3), ramp(), metres=10.0, gsd=(30.0, 60.0))
+    stretched = losses.slope(ramp(x=3), ramp(), meters=10.0, gsd=(30.0, 60.0))
     assert stretched.item() == pytest.approx(0.5)
 
 

@@ -21,7 +21,7 @@ def started(**changes):
     config = preset("cpu", **SMALL | changes)
     torch.manual_seed(config.seed)
     method = build_method(config).double()
-    method.start(metres=1000.0, gsd=(30.0, 30.0))
+    method.start(meters=1000.0, gsd=(30.0, 30.0))
     method.seed(0)
     return method
 

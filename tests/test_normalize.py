@@ -11,7 +11,7 @@ from sat2dem_core.normalize import NORMALIZATIONS, Normalization, scale_image, t
 
 @st.composite
 def elevation(draw) -> np.ndarray:
-    """(N, H, W) metres with some NaN, never all of one value."""
+    """(N, H, W) meters with some NaN, never all of one value."""
     dtype = draw(st.sampled_from([np.float32, np.float64]))
     shape = draw(st.tuples(st.integers(1, 4), st.integers(2, 6), st.integers(2, 6)))
     dem = draw(arrays(dtype, shape, elements=st.floats(-500, 9000, width=32)))

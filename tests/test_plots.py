@@ -15,7 +15,7 @@ def close_figures():
 
 
 def plane(to_south: float, to_east: float) -> np.ndarray:
-    """Ground (20, 20) that rises so many metres a pixel."""
+    """Ground (20, 20) that rises so many meters a pixel."""
     rows, columns = np.mgrid[:20, :20]
     return 1000.0 + to_south * rows + to_east * columns
 

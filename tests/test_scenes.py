@@ -96,7 +96,7 @@ def test_scene_is_cropped_to_the_rectangle_with_elevation(write_raster, image, p
     [("float32", -9999), ("float32", -3.4028234663852886e38), ("float32", np.nan), ("int16", -32768),
      ("uint16", 65535), ("uint16", 0)],
 )
-def test_declared_nodata_becomes_nan_and_spoils_no_neighbour(write_raster, image, slope, dtype, nodata):
+def test_declared_nodata_becomes_nan_and_spoils_no_neighbor(write_raster, image, slope, dtype, nodata):
     values = slope.astype(dtype)
     values[10:20, 10:20] = nodata
     scene = open_pair(image, write_raster("dem.tif", values, nodata=nodata))
@@ -126,10 +126,10 @@ def test_alpha_band_masks_the_elevation(write_raster, picture, dem):
 
 
 def test_fourth_band_that_is_not_alpha_is_refused(write_raster, picture, dem):
-    colours = [ColorInterp.red, ColorInterp.green, ColorInterp.blue, ColorInterp.undefined]
+    colors = [ColorInterp.red, ColorInterp.green, ColorInterp.blue, ColorInterp.undefined]
     image = write_raster("image.tif", np.concatenate([picture, picture[:1]]), photometric="MINISBLACK")
     with rasterio.open(image, "r+") as file:
-        file.colorinterp = colours
+        file.colorinterp = colors
     with pytest.raises(UnsupportedImagery, match=r"image\.tif has 4 band\(s\), .* gdal_translate -b"):
         open_pair(image, dem)
 
@@ -176,7 +176,7 @@ def test_stretch_must_rise(write_raster, image, dem, stretch):
 
 
 @pytest.mark.parametrize("bands", [1, 2, 5])
-def test_image_without_three_colours_is_refused(write_raster, picture, dem, bands):
+def test_image_without_three_colors_is_refused(write_raster, picture, dem, bands):
     image = write_raster("image.tif", np.resize(picture, (bands, 64, 80)))
     with pytest.raises(UnsupportedImagery, match=rf"image\.tif has {bands} band\(s\), but red, green and blue"):
         open_pair(image, dem)
@@ -214,7 +214,7 @@ def test_truncated_file_is_named(image, dem, which, share):
 
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 @pytest.mark.parametrize(
-    "lacking", [{"crs": None}, {"transform": Affine.identity()}, {"crs": 'LOCAL_CS["site",UNIT["metre",1]]'}],
+    "lacking", [{"crs": None}, {"transform": Affine.identity()}, {"crs": 'LOCAL_CS["site",UNIT["meter",1]]'}],
 )
 def test_raster_that_lies_nowhere_on_earth_is_refused(write_raster, picture, slope, image, dem, lacking):
     with pytest.raises(MissingCRS, match=r"lost\.tif does not say where on Earth it lies .*gdal_edit\.py -a_srs"):
@@ -257,13 +257,13 @@ def test_dem_of_several_bands_is_refused(write_raster, image, picture):
 
 
 @pytest.mark.parametrize("crs", ["EPSG:32613", "EPSG:3857", "EPSG:2232"])
-def test_ground_sampling_distance_is_in_metres_on_the_ground(write_raster, picture, slope, crs):
+def test_ground_sampling_distance_is_in_meters_on_the_ground(write_raster, picture, slope, crs):
     """Web Mercator stretches the ground by 1 / cos(latitude); EPSG:2232 counts in feet."""
     left, _, _, top = transform_bounds("EPSG:32613", crs, WEST, NORTH - 1920, WEST + 2400, NORTH)
     where = from_origin(left, top, 30, 30)
     scene = open_pair(write_raster("i.tif", picture, crs, where), write_raster("d.tif", slope, crs, where))
-    metres = {"EPSG:32613": 30, "EPSG:3857": 30 * np.cos(np.radians(40.46)), "EPSG:2232": 30 * 0.3048}[crs]
-    assert ground_sampling_distance(scene) == pytest.approx((metres, metres), rel=0.005)
+    meters = {"EPSG:32613": 30, "EPSG:3857": 30 * np.cos(np.radians(40.46)), "EPSG:2232": 30 * 0.3048}[crs]
+    assert ground_sampling_distance(scene) == pytest.approx((meters, meters), rel=0.005)
 
 
 @pytest.mark.parametrize(
@@ -274,9 +274,9 @@ def test_real_glo30_comes_onto_an_image_of_its_ground(shared, write_raster, name
     with rasterio.open(path) as file:
         left, bottom, right, top = file.bounds
     size = (right - left) / 120
-    colours = np.random.default_rng(0).integers(1, 255, (3, 60, 60), dtype=np.uint8)
+    colors = np.random.default_rng(0).integers(1, 255, (3, 60, 60), dtype=np.uint8)
     inside = from_origin(left + 30 * size, top - 30 * size, size, size)
-    scene = open_pair(write_raster("image.tif", colours, "EPSG:4326", inside), path)
+    scene = open_pair(write_raster("image.tif", colors, "EPSG:4326", inside), path)
     assert scene.sizes == {"band": 3, "y": 60, "x": 60}
     assert scene.attrs["resampling"] == "average" and not scene.dem.isnull().any()
     assert lowest < scene.dem.min() < scene.dem.max() < highest

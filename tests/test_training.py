@@ -114,7 +114,7 @@ def test_run_logs_every_validation_and_keeps_best_and_last(trained, small):
     assert sorted(path.suffix for path in trained.folder.iterdir()) == [".csv"] + [".json"] * 3 + [".safetensors"] * 2
 
 
-def test_validation_mae_is_in_metres_of_the_training_objective(trained, hills, small):
+def test_validation_mae_is_in_meters_of_the_training_objective(trained, hills, small):
     data, model = prepare(small, hills), trained.model()
     height = model.normalization.height_above_minimum(model.predict(data.validation.rgb))
     truth = torch.from_numpy(data.validation.dem)
