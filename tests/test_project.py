@@ -86,10 +86,13 @@ def test_chapter_opens_in_colab_and_tells_what_its_pictures_show(path):
     assert any(cell.outputs for cell in code), "the chapter was never executed: make refresh"
 
 
-def test_wheel_carries_the_sample(tmp_path):
+def test_wheel_carries_the_sample_and_the_stored_tables(tmp_path):
     build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", tmp_path, ROOT]
     subprocess.run(build, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
-    shipped = {f"sat2dem_core/data/rocky-mountain/{path.name}" for path in (ROOT / "data/rocky-mountain").iterdir()}
+    shipped = {
+        f"sat2dem_core/data/{folder}/{path.name}"
+        for folder in ("rocky-mountain", "results") for path in (ROOT / "data" / folder).iterdir()
+    }
     assert shipped <= names
