@@ -27,12 +27,20 @@ class PublishedChannel(attention.GlobalChannel):
         return x * torch.sigmoid(weights)
 
 
+class PublishedSpatial(attention.GlobalSpatial):
+    """GAM's spatial half, layer by layer."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(self.spatial_attention(x))
+
+
 class PublishedGAM(attention.GAM):
-    """GAM with that half."""
+    """GAM of these two halves."""
 
     def __init__(self, channels: int, form: str):
         super().__init__(channels, form)
         self.channel_attention = PublishedChannel(channels, 16)
+        self.spatial_attention = PublishedSpatial(channels, 16, form)
 
 
 def method(name: str) -> Method:
