@@ -64,7 +64,8 @@ class Method(nn.Module):
             The losses by name, detached, ``"loss"`` the generator's total.
         """
         fake = self.generator(image)
-        # Where nothing is known both sides get one value: no loss sees a difference there, no gradient flows.
+        # Where nothing is known both sides get one value: no loss sees an error there, and no gradient flows from it.
+        # A gradient loss counts the edge of such a hole as if the ground inside were right.
         known = ~dem.isnan()
         losses = self.update(image, torch.where(known, dem, -1.0), torch.where(known, fake, -1.0))
         return {name: loss.detach() for name, loss in losses.items()}

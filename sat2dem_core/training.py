@@ -174,9 +174,13 @@ class _Trainer:
                 raise NonFiniteLoss(
                     f"step {self.step - len(losses) + number + 1}: the loss is {float(loss['loss']):g}, on tiles "
                     f"{', '.join(self.data.train.ids[i] for i in order[number])}; look at these tiles, or lower the "
-                    f"learning rate and train in another folder (checkpoints in {self.folder} are from before)"
+                    f"learning rate and train in another folder ({self._last_good()})"
                 )
         return losses
+
+    def _last_good(self) -> str:
+        path = self.folder / "last.json"
+        return f"the last good checkpoint is {path}" if path.exists() else "no checkpoint was written yet"
 
     def _flip(self, image: Tensor, dem: Tensor) -> tuple[Tensor, Tensor]:
         for axis in (-1, -2):
@@ -201,7 +205,7 @@ class _Trainer:
         if not math.isfinite(mae):
             raise NonFiniteLoss(
                 f"step {self.step}: predictions of the validation tiles are no longer finite; lower the learning rate "
-                f"and train in another folder (checkpoints in {self.folder} are from before)"
+                f"and train in another folder ({self._last_good()})"
             )
         means = {name: float(torch.stack([loss[name] for loss in losses]).mean()) for name in losses[0]}
         rates = {name: optimizer.param_groups[0]["lr"] for name, optimizer in self.method.optimizers.items()}
