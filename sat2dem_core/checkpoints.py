@@ -9,8 +9,6 @@ import hashlib
 import json
 import os
 import pickle
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,33 +21,10 @@ from torch import Tensor, nn
 
 from sat2dem_core.config import Config
 from sat2dem_core.errors import CannotWrite, DamagedCheckpoint
+from sat2dem_core.files import replacing
 from sat2dem_core.methods import Method, build_method
 from sat2dem_core.networks import UNet, pick_device
 from sat2dem_core.normalize import Normalization, scale_image
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Write a file beside ``path``, then rename it there: readers see the old file or the new, never a part.
-
-    Raises:
-        CannotWrite: the disk is full or the folder not writable; ``path`` is untouched and no part is left.
-    """
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield beside
-        with open(beside, "rb+") as file:
-            os.fsync(file.fileno())
-        beside.replace(path)
-    except OSError as error:
-        raise CannotWrite(
-            f"cannot write {path} ({error.strerror or error}): what stood there is untouched; make room or "
-            "choose another folder, and start again"
-        ) from error
-    finally:
-        with suppress(OSError):
-            beside.unlink()
 
 
 def save_checkpoint(folder: Path, name: str, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:

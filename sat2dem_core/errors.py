@@ -66,6 +66,26 @@ class NonFiniteLoss(Sat2DEMError):
     """Training produced NaN or infinity."""
 
 
+class InvalidRegion(Sat2DEMError):
+    """A region, a period or a grid that no tiles can be built for."""
+
+
+class EmptySearch(Sat2DEMError):
+    """A catalog has nothing for a region, a period and the filters."""
+
+
+class Unreachable(Sat2DEMError):
+    """A server did not answer, or not with what it announced, however often it was asked."""
+
+
+class DamagedStore(Sat2DEMError):
+    """A tile store or a folder of tiles is missing, unfinished, of another version, or does not pair up."""
+
+
+class DamagedDownload(Sat2DEMError):
+    """A file from the net is not what its checksum says, or an archive would write outside its folder."""
+
+
 def choose(kind: str, name: str, valid: Iterable[str]) -> str:
     """Return ``name`` if it is among ``valid``.
 

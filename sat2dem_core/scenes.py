@@ -5,6 +5,7 @@ on one grid in one CRS, the image's. ``attrs`` say where it came from and what w
 """
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from rasterio.warp import transform_bounds
 from sat2dem_core.errors import (
     MissingCRS, NoElevation, NoOverlap, UnreadableRaster, UnsupportedImagery, choose,
 )
+from sat2dem_core.files import zion
 
 LOWEST, HIGHEST = -500.0, 9000.0  # meters: no land on Earth lies outside
 
@@ -38,20 +40,32 @@ def _rocky_mountain() -> xr.Dataset:
     return scene
 
 
-SCENES = {"rocky-mountain": _rocky_mountain}
+def _zion() -> xr.Dataset:
+    """Landsat 8 at 30 m; the elevation is 90 m data, resampled smoothly: it holds no finer relief."""
+    folder = zion()
+    bands = [folder / f"landsat_b{number}.tif" for number in (4, 3, 2)]
+    # Level-1 numbers: 2e-5 times the value, minus 0.1, is reflectance at the top of the atmosphere (without the
+    # sun's angle), so this is 0 to 0.3.
+    scene = open_pair(bands, folder / "srtm.tif", stretch=(5000, 20000))
+    scene.attrs["name"] = "zion"
+    return scene
+
+
+SCENES = {"rocky-mountain": _rocky_mountain, "zion": _zion}
 
 
 def open_scene(name: str = "rocky-mountain") -> xr.Dataset:
-    """Open a scene by name.
+    """Open a scene by name: ``rocky-mountain`` ships with the package, ``zion`` (12 MB) is downloaded once.
 
     Raises:
         UnknownName: no such scene; the message lists those there are.
+        Unreachable, DamagedDownload: its files cannot be had; see :func:`sat2dem_core.files.fetch`.
     """
     return SCENES[choose("scene", name, SCENES)]()
 
 
 def open_pair(
-    image: str | os.PathLike, dem: str | os.PathLike, *,
+    image: str | os.PathLike | Sequence[str | os.PathLike], dem: str | os.PathLike, *,
     stretch: tuple[float, float] | None = None,
     image_nodata: float | str | None = "declared", dem_nodata: float | str | None = "declared",
 ) -> xr.Dataset:
@@ -62,7 +76,8 @@ def open_pair(
     no pair; then the scene is cropped to the rectangle that holds elevation.
 
     Args:
-        image: 3 bands (red, green, blue), or 4 of which the last is alpha. uint8 is taken as it is.
+        image: 3 bands (red, green, blue), or 4 of which the last is alpha; or three files of one band, in that order.
+            uint8 is taken as it is.
         dem: elevation in meters, one band.
         stretch: ``(low, high)``, mapped linearly to 0 and 255 with what lies outside clipped. Required for
             anything but uint8: reflectance as float might take ``(0, 0.3)``.
@@ -72,9 +87,10 @@ def open_pair(
     Raises:
         UnreadableRaster, MissingCRS, UnsupportedImagery, NoOverlap, NoElevation: see each; all name the file.
     """
-    rgb, seen = _read_image(Path(image), stretch, image_nodata)
+    files = [Path(image)] if isinstance(image, str | os.PathLike) else [Path(band) for band in image]
+    rgb, seen = _read_image(files, stretch, image_nodata)
     elevation = _read_dem(Path(dem), dem_nodata)
-    _check_overlap(rgb, elevation, image, dem)
+    _check_overlap(rgb, elevation, files[0], dem)
     finer = max(map(abs, elevation.rio.resolution())) < _pixel_in(elevation.rio.crs, rgb)
     resampling = Resampling.average if finer else Resampling.cubic
     elevation = elevation.rio.reproject_match(rgb, resampling=resampling, nodata=np.nan)
@@ -82,7 +98,7 @@ def open_pair(
     elevation.attrs, elevation.encoding = {"units": "m", "long_name": "elevation"}, dict(rgb.encoding)
     scene = xr.Dataset({"rgb": rgb, "dem": elevation})
     scene.attrs.update(
-        name=Path(image).stem, image=Path(image).name, elevation=Path(dem).name, resampling=resampling.name,
+        name=files[0].stem, image=", ".join(file.name for file in files), elevation=Path(dem).name, resampling=resampling.name,
         stretch="uint8 as read" if stretch is None else f"{stretch[0]:g} to {stretch[1]:g} onto 0 to 255",
     )
     return _crop_to_elevation(scene, dem)
@@ -121,10 +137,16 @@ def _open(path: Path) -> xr.DataArray:
     return raster
 
 
-def _read_image(path: Path, stretch, nodata) -> tuple[xr.DataArray, xr.DataArray]:
-    image = _open(path)
+def _read_image(files: list[Path], stretch, nodata) -> tuple[xr.DataArray, xr.DataArray]:
+    path, image = files[0], _open(files[0])
     with rasterio.open(path) as file:
         alpha = file.count == 4 and file.colorinterp[3] == ColorInterp.alpha
+    if len(files) > 1:
+        bands = [image, *map(_open, files[1:])]
+        for file, band in zip(files, bands):
+            if band.sizes["band"] != 1 or band.rio.transform() != image.rio.transform() or band.shape != image.shape:
+                raise UnsupportedImagery(f"{file} is not one band on the grid of {path}: give three bands of one image")
+        image = xr.concat(bands, "band", join="override")
     if image.sizes["band"] != 3 and not alpha:
         raise UnsupportedImagery(
             f"{path} has {image.sizes['band']} band(s), but red, green and blue are needed, in that order: "

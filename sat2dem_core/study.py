@@ -18,10 +18,10 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from sat2dem_core.checkpoints import replacing
 from sat2dem_core.config import Config, preset
 from sat2dem_core.errors import InvalidConfig
 from sat2dem_core.evaluation import evaluate
+from sat2dem_core.files import replacing
 from sat2dem_core.training import code_version, prepare, train
 
 

@@ -21,9 +21,10 @@ from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from tqdm import tqdm
 
-from sat2dem_core.checkpoints import Model, load_checkpoint, load_model, replacing, restore_weights, save_checkpoint
+from sat2dem_core.checkpoints import Model, load_checkpoint, load_model, restore_weights, save_checkpoint
 from sat2dem_core.config import Config
 from sat2dem_core.errors import NonFiniteLoss, NoTiles, RunExists
+from sat2dem_core.files import replacing
 from sat2dem_core.methods import build_method
 from sat2dem_core.networks import pick_device
 from sat2dem_core.normalize import Normalization, scale_image

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from sat2dem_core.checkpoints import load_checkpoint, load_model, replacing, save_checkpoint
+from sat2dem_core.checkpoints import load_checkpoint, load_model, save_checkpoint
+from sat2dem_core.files import replacing
 from sat2dem_core.errors import CannotWrite, DamagedCheckpoint, Sat2DEMError
 
 SMALL, LARGE = {"w": torch.arange(6.0).view(2, 3)}, {"w": torch.arange(9000.0)}
