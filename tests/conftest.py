@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -45,6 +46,19 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip("../shared with its reference data is not on this machine")
     return folder
+
+
+@pytest.fixture(scope="session")
+def require_system():
+    """``require_system(program)``: its path, or a skip for want of it; a failure where CI has promised all programs."""
+
+    def require(program_or_reason: str) -> str:
+        if found := shutil.which(program_or_reason):
+            return found
+        stop = pytest.fail if os.environ.get("REQUIRE_SYSTEM") == "1" else pytest.skip
+        stop(f"this machine lacks {program_or_reason}")
+
+    return require
 
 
 @pytest.fixture
