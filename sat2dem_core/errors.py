@@ -74,6 +74,10 @@ class EmptySearch(Sat2DEMError):
     """A catalog has nothing for a region, a period and the filters."""
 
 
+class MissingAsset(Sat2DEMError):
+    """An item of a catalog lacks what is needed to use it."""
+
+
 class Unreachable(Sat2DEMError):
     """A server did not answer, or not with what it announced, however often it was asked."""
 

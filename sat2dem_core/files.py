@@ -58,6 +58,11 @@ def replacing(path: Path) -> Iterator[Path]:
             beside.unlink()
 
 
+def part_of(path: Path) -> Path:
+    """Where what will be ``path`` collects until it is whole."""
+    return path.with_name(f"{path.name}.part")
+
+
 def downloads(name: str) -> Path:
     """Where a data set's files are looked for and land.
 
@@ -119,7 +124,7 @@ def listing(record: str) -> list[dict]:
 def fetch(url: str, path: Path, checksum: str, *, size: int | None = None, progress: bool = True) -> Path:
     """Download a file unless it is there, whole and verified.
 
-    The bytes collect in a hidden part file beside ``path``; a broken transfer goes on from there, within a call and
+    The bytes collect in a part file beside ``path``; a broken transfer goes on from there, within a call and
     in the next one, where the server allows ranges. Only a verified file gets its name.
 
     Args:
@@ -130,7 +135,7 @@ def fetch(url: str, path: Path, checksum: str, *, size: int | None = None, progr
         Unreachable: the server fails five times in a row; what came so far is kept.
         DamagedDownload: the bytes are not those of the checksum; they are removed.
     """
-    part = path.with_name(f".{path.name}.part")
+    part = part_of(path)
     if path.is_file():
         if _digest(path, checksum) == checksum:
             return path
@@ -170,7 +175,7 @@ def unpack(archive: Path, folder: Path) -> Path:
     """
     if folder.is_dir():
         return folder
-    beside = folder.with_name(f".{folder.name}.part")
+    beside = part_of(folder)
     shutil.rmtree(beside, ignore_errors=True)
     root = beside.resolve()
     try:
@@ -208,7 +213,7 @@ def _transfer(url: str, part: Path, size: int | None, progress: bool) -> None:
         resumed = response.status_code == 206
         announced = int(response.headers.get("Content-Length", 0))
         total = size or (announced + have * resumed) or None
-        bar = tqdm(total=total, initial=have * resumed, unit="B", unit_scale=True, desc=part.name[1:-5], disable=not progress)
+        bar = tqdm(total=total, initial=have * resumed, unit="B", unit_scale=True, desc=part.stem, disable=not progress)
         with bar, part.open("ab" if resumed else "wb") as file:
             for block in response.iter_content(1 << 20):
                 file.write(block)
