@@ -1,17 +1,21 @@
-"""The module from a shell: ``python -m sat2dem_core`` with ``train``, ``evaluate`` or ``study``."""
+"""The module from a shell: ``python -m sat2dem_core`` with ``data``, ``train``, ``evaluate`` or ``study``."""
 
 import argparse
 import sys
 from dataclasses import fields
+from pathlib import Path
 
-from sat2dem_core.config import PRESETS, Config, preset
-from sat2dem_core.errors import InvalidConfig, Sat2DEMError
+from sat2dem_core.config import PRESETS, Config, Request, preset, source
+from sat2dem_core.errors import InvalidConfig, InvalidRegion, Sat2DEMError
+from sat2dem_core.files import ZENODO
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line, every setting of :class:`sat2dem_core.config.Config` an option of ``train``."""
     top = argparse.ArgumentParser(prog="sat2dem_core", description="One satellite image in, a DEM out.")
     verbs = top.add_subparsers(dest="verb", required=True)
+
+    _add_data(verbs.add_parser("data", help="build, fetch, check or convert data sets").add_subparsers(dest="what", required=True))
 
     train = verbs.add_parser("train", help="train a model, or resume or load the run that is already there")
     train.add_argument("--preset", default="cpu", help=f"settings to start from: {', '.join(PRESETS)} (default: cpu)")
@@ -29,18 +33,105 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def _add_data(verbs) -> None:
+    build = verbs.add_parser("build", help="tiles of any region and period, from open catalogs into a store")
+    build.add_argument("store", metavar="STORE", help="to write, such as valley.zarr; an interrupted build goes on where it stopped")
+    build.add_argument("--region", nargs="+", required=True, metavar="W S E N | FILE", help="degrees, or a GeoJSON file")
+    build.add_argument("--start", required=True, metavar="DAY", help="first day, such as 2023-05-01")
+    build.add_argument("--end", required=True, metavar="DAY", help="last day")
+    build.add_argument("--sensor", default="sentinel-2", help="sentinel-2 (default) or landsat")
+    build.add_argument("--catalog", help="of the imagery: earth-search or planetary-computer (default: the sensor's)")
+    build.add_argument("--elevation-catalog", metavar="CATALOG", help="of the elevation (default: earth-search)")
+    build.add_argument("--url", help="another address of both catalogs, a mirror")
+    build.add_argument("--crs", help="one CRS in meters for all tiles, such as EPSG:3035 (default: each tile's UTM zone)")
+    build.add_argument("--max-cloud", type=float, default=60.0, metavar="PERCENT", help="of an acquisition (default: 60)")
+    build.add_argument("--exclude", nargs="+", default=[], metavar="ID", help="acquisitions to leave out")
+    build.add_argument("--scheduler", metavar="ADDRESS", help="of a dask cluster to build on (default: this computer)")
+
+    iberia = verbs.add_parser("iberia", help="fetch the paper's data set and import it into a store")
+    iberia.add_argument("store", nargs="?", metavar="STORE", help="default: beside the download, named after the sensor")
+    iberia.add_argument("--sensor", default="sentinel-2", help="sentinel-2 (default) or landsat")
+    iberia.add_argument("--record", default=ZENODO, metavar="URL", help="the record's API address (default: %(default)s)")
+
+    verbs.add_parser("zion", help="fetch the 30 m scene of Zion National Park")
+
+    check = verbs.add_parser("check", help="look at a store tile by tile; flag what is cloudy, shifted, incomplete or odd")
+    check.add_argument("store", metavar="STORE")
+    check.add_argument("--table", metavar="CSV", help="write the whole table")
+    check.add_argument("--figure", metavar="PNG", help="draw it")
+
+    export = verbs.add_parser("export", help="write a store as the paper's folders of GeoTIFFs")
+    export.add_argument("store", metavar="STORE")
+    export.add_argument("folder", metavar="FOLDER", help="to write")
+
+    take = verbs.add_parser("import", help="make a store of the paper's folders of GeoTIFFs")
+    take.add_argument("folder", metavar="FOLDER")
+    take.add_argument("store", metavar="STORE", help="to write")
+    take.add_argument("--sensor", default="sentinel-2", help="sentinel-2 (default) or landsat")
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit status. A user's mistake ends in one sentence, not a traceback."""
     args = parser().parse_args(arguments)
     try:
-        {"train": _train, "evaluate": _evaluate, "study": _study}[args.verb](args)
+        {"data": _data, "train": _train, "evaluate": _evaluate, "study": _study}[args.verb](args)
     except Sat2DEMError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted: the same command goes on from the last checkpoint", file=sys.stderr)
+        print("interrupted: the same command goes on where it stopped", file=sys.stderr)
         return 130
     return 0
+
+
+def _data(args: argparse.Namespace) -> None:
+    from sat2dem_core import files, folders, quality, store  # these import dask and STAC, which takes seconds
+
+    if args.what == "build":
+        from dask.distributed import Client
+
+        imagery = source(args.sensor, args.catalog, args.url)
+        request = Request(
+            args.start, args.end, imagery, source("glo-30", args.elevation_catalog, args.url), args.max_cloud,
+            exclude=tuple(args.exclude),
+        )
+        region = args.region[0] if len(args.region) == 1 else _box(args.region)
+        client = Client(args.scheduler) if args.scheduler else None
+        made = store.build(args.store, region, request, crs=args.crs, client=client)
+    elif args.what == "iberia":
+        folder, license = files.iberia(args.record)
+        made = folders.import_folders(folder, args.store or folder / f"{args.sensor}.zarr", args.sensor, license=license)
+    elif args.what == "zion":
+        print(f'{files.zion()}: train on it with scene="zion"')
+        return
+    elif args.what == "check":
+        table = quality.inspect(args.store)
+        flagged = table[table.flags != ""]
+        if args.table:
+            with files.replacing(Path(args.table)) as beside:
+                table.to_csv(beside)
+        if args.figure:
+            from sat2dem_core.plots import quality_figure
+
+            with files.replacing(Path(args.figure)) as beside:
+                quality_figure(table, quality.elevation_histogram(args.store)).savefig(beside, format="png", dpi=150)
+        columns = ["relief", "cloud_share", "nodata_share", "down", "east", "shading", "flags"]
+        print(flagged[columns].round(2).to_string(na_rep="-") if len(flagged) else "no tile is flagged")
+        print(f"{args.store}: {len(table)} tiles, {len(flagged)} flagged")
+        return
+    elif args.what == "export":
+        made = folders.export_folders(args.store, args.folder)
+    else:
+        made = folders.import_folders(args.folder, args.store, args.sensor)
+    print(made)
+
+
+def _box(texts: list[str]) -> tuple[float, ...]:
+    try:
+        west, south, east, north = map(float, texts)
+    except ValueError as error:
+        raise InvalidRegion(f"the region {' '.join(texts)} is no box: give west, south, east, north in degrees, or a GeoJSON file") from error
+    return west, south, east, north
 
 
 def _train(args: argparse.Namespace) -> None:

@@ -16,8 +16,8 @@ class Config:
     """The settings of one run; saved with it, so that a checkpoint rebuilds its own model.
 
     Attributes:
-        scene: a name of :data:`sat2dem_core.scenes.SCENES`.
-        split: ``"space"``, regions with a gap (see :func:`sat2dem_core.tiles.divide`), or ``"paper"``, the shuffle.
+        scene: a name of :data:`sat2dem_core.scenes.SCENES`, or the path of a store, ``….zarr``.
+        split: ``"space"``, regions with a gap (see :func:`sat2dem_core.tiles.divide`; of a store, blocks of tiles), or ``"paper"``, the shuffle.
         version: which of the paper's splits, 1 to 4.
         tile, stride: px; the stride of the training tiles. Held-out tiles never overlap.
         method, attention, normalization: names of their registries.

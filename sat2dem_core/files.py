@@ -88,37 +88,40 @@ def zion(address: str = _SPDATA, progress: bool = True) -> Path:
     return folder
 
 
-def iberia(record: str = ZENODO, progress: bool = True) -> Path:
-    """The folder with the paper's data set, downloaded and unpacked as its record lists it.
+def iberia(record: str = ZENODO, progress: bool = True) -> tuple[Path, str]:
+    """The folder with the paper's data set, downloaded and unpacked as its record lists it, and its license.
 
     Raises:
         Unreachable, DamagedDownload: see :func:`fetch` and :func:`unpack`.
     """
     folder = downloads("iberia")
-    for file in listing(record):
+    files, license = listing(record)
+    for file in files:
         archive = fetch(file["url"], folder / file["name"], file["checksum"], size=file["size"], progress=progress)
         if archive.name.endswith((".zip", ".tar", ".tar.gz", ".tgz")):
             unpack(archive, folder / archive.name.split(".")[0])
-    return folder
+    return folder, license
 
 
-def listing(record: str) -> list[dict]:
-    """Names, sizes in bytes, checksums and addresses of a Zenodo record's files, as its own API lists them.
+def listing(record: str) -> tuple[list[dict], str]:
+    """Names, sizes in bytes, checksums and addresses of a Zenodo record's files, as its own API lists them; its license.
 
     Raises:
         Unreachable: the record does not answer, or not as a Zenodo record does.
     """
     response = _ask(record)
     try:
+        told = response.json()
         files = [
             {"name": Path(file["key"]).name, "size": file["size"], "checksum": file["checksum"], "url": file["links"]["self"]}
-            for file in response.json()["files"]
+            for file in told["files"]
         ]
-    except (ValueError, KeyError, TypeError) as error:
+        license = told.get("metadata", {}).get("license", {}).get("id", "")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Unreachable(f"{record} does not list files as a Zenodo record does ({error!r}): check the address") from error
     if not files:
         raise Unreachable(f"{record} lists no files: is the record open?")
-    return files
+    return files, license
 
 
 def fetch(url: str, path: Path, checksum: str, *, size: int | None = None, progress: bool = True) -> Path:

@@ -146,6 +146,14 @@ def cells(region: Region, crs: str | None = None) -> list[Cell]:
     return found
 
 
+def cell_at(x: float, y: float, crs: str) -> Cell:
+    """The cell of the UTM grid that holds a point, given in any CRS."""
+    lon, lat = Transformer.from_crs(crs, "EPSG:4326", always_xy=True).transform(x, y)
+    epsg = int(_utm(lon, lat))
+    east, north = Transformer.from_crs("EPSG:4326", f"EPSG:{epsg}", always_xy=True).transform(lon, lat)
+    return Cell(epsg, math.floor(east / SIDE), math.floor(north / SIDE))
+
+
 def overlaps(tiles: Sequence[Cell]) -> list[tuple[int, int]]:
     """Pairs (numbers in ``tiles``, the smaller first) that share ground: neighbors across a border of zones."""
     tree = shapely.STRtree([cell.footprint for cell in tiles])

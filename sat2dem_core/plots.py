@@ -14,19 +14,22 @@ from matplotlib.figure import Figure
 from sat2dem_core.scenes import ground_sampling_distance
 
 ELEVATION, ERROR, SHADE = "viridis", "RdBu_r", "gray"
-SUN_AZIMUTH, SUN_ALTITUDE = 315.0, 45.0  # degrees: the cartographers' sun, north-west and half way up
+SUN = 315.0, 45.0  # azimuth and elevation, degrees: the cartographers' sun, north-west and half way up
 
 
-def hillshade(dem: np.ndarray, gsd: tuple[float, float], exaggeration: float = 1.0) -> np.ndarray:
-    """Brightness of the ground under a sun in the north-west: (H, W) meters to (H, W) from 0 to 1, NaN kept.
+def hillshade(
+    dem: np.ndarray, gsd: tuple[float, float], exaggeration: float = 1.0, sun: tuple[float, float] = SUN
+) -> np.ndarray:
+    """Brightness of the ground under the sun: (H, W) meters to (H, W) from 0 to 1, NaN kept.
 
     Args:
         gsd: ground sampling distance (down the rows, along the columns), meters.
         exaggeration: factor on the heights.
+        sun: azimuth, clockwise from north, and elevation, in degrees.
     """
     filled = np.where(np.isnan(dem), np.nanmean(dem), dem) * exaggeration
     south, east = np.gradient(filled, *gsd)  # rise over run
-    azimuth, altitude = np.radians((SUN_AZIMUTH, SUN_ALTITUDE))
+    azimuth, altitude = np.radians(sun)
     # Not matplotlib's LightSource: it stretches each picture's contrast, and flat predictions would look rugged.
     towards_sun = np.cos(altitude) * (south * np.cos(azimuth) - east * np.sin(azimuth)) + np.sin(altitude)
     shade = (towards_sun / np.sqrt(1 + south**2 + east**2)).clip(0, 1)
@@ -141,4 +144,35 @@ def curves_figure(logs: dict[str, pd.DataFrame]) -> Figure:
         axis.grid(alpha=0.3)
     if len(logs) > 1:
         right.legend()
+    return figure
+
+
+def quality_figure(table: pd.DataFrame, histogram: tuple[np.ndarray, np.ndarray]) -> Figure:
+    """A store at a glance: where its tiles lie, how high, how rugged and cloudy, how well images and elevation fit.
+
+    Args:
+        table, histogram: see :func:`sat2dem_core.quality.inspect` and ``elevation_histogram``.
+    """
+    figure, ((where, height), (relief, shift)) = plt.subplots(2, 2, figsize=(9, 7.6), layout="constrained")
+    flagged = table[table.flags != ""]
+    dots = where.scatter(table.lon, table.lat, c=table["mean"], cmap=ELEVATION, marker="s", s=40)
+    where.scatter(flagged.lon, flagged.lat, facecolor="none", edgecolor="red", marker="s", s=60, label="flagged")
+    figure.colorbar(dots, ax=where, label="mean elevation, m")
+    where.set(title=f"{len(table)} tiles, {len(flagged)} flagged", xlabel="longitude, °", ylabel="latitude, °")
+    where.set_aspect(1 / np.cos(np.radians(table.lat.mean())))
+    where.locator_params(nbins=5)
+    height.stairs(*histogram, fill=True, color="#0072B2")
+    height.set(title="Elevation of all pixels", xlabel="m", ylabel="pixels")
+    relief.scatter(table.relief, 100 * table.cloud_share, s=14, color="#0072B2")
+    relief.scatter(flagged.relief, 100 * flagged.cloud_share, facecolor="none", edgecolor="red", s=40)
+    relief.set(title="Relief and clouds", xlabel="highest minus lowest point, m", ylabel="cloud in the looks, %", ylim=(0, None))
+    dots = shift.scatter(table.east, table.down, c=table.shading, cmap="cividis", vmin=0, s=14)
+    figure.colorbar(dots, ax=shift, label="correlation with shading")
+    shift.add_patch(plt.Circle((0, 0), 1, fill=False, color="gray"))
+    reach = max(2.0, 1.1 * np.nanmax(np.abs(table[["east", "down"]].values), initial=0))
+    shift.set(title="Image against elevation", xlabel="px to the east", ylabel="px down", xlim=(-reach, reach), ylim=(reach, -reach), aspect="equal")
+    for axis in (where, height, relief, shift):
+        axis.grid(alpha=0.3)
+    if len(flagged):
+        where.legend(loc="best")
     return figure

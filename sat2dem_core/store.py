@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from functools import partial
@@ -25,10 +26,10 @@ from tqdm import tqdm
 
 from sat2dem_core import stac
 from sat2dem_core.config import Request
-from sat2dem_core.errors import DamagedStore, Sat2DEMError
+from sat2dem_core.errors import DamagedStore, NoTiles, Sat2DEMError
 from sat2dem_core.files import part_of, replacing
-from sat2dem_core.grid import PIXELS, RESOLUTION, Region, cells, overlaps, read_region
-from sat2dem_core.tiles import Tiles
+from sat2dem_core.grid import PIXELS, RESOLUTION, SIDE, Cell, Region, block_split, cell_at, cells, overlaps, read_region
+from sat2dem_core.tiles import Tiles, paper_split
 
 VERSION = 1  # of the layout on disk
 CHUNK = 16  # tiles a chunk: large enough to read fast, small enough to read few
@@ -135,6 +136,41 @@ def read_tiles(path: str | os.PathLike, numbers: Iterable[int] | None = None) ->
         rgb=dataset.rgb.values, dem=dataset.dem.values, ids=tuple(map(str, dataset.tile.values)),
         corners=np.zeros((dataset.sizes["tile"], 2), int), gsd=(RESOLUTION, RESOLUTION),
     )
+
+
+def read_parts(path: str | os.PathLike, split: str = "space", version: int = 1) -> tuple[Tiles, Tiles, Tiles]:
+    """A store's tiles to train on, to validate and to test.
+
+    Args:
+        split: ``space``, by ground (:func:`sat2dem_core.grid.block_split`), or ``paper``, shuffled
+            (:func:`sat2dem_core.tiles.paper_split`).
+        version: seed of the split.
+
+    Raises:
+        DamagedStore: see :func:`open_store`; or a tile does not say where it lies, for a split by ground.
+        NoTiles: there are too few tiles for three parts.
+    """
+    dataset = open_store(path)
+    count = dataset.sizes["tile"]
+    numbers = block_split(_cells(dataset, path), seed=version) if split == "space" else paper_split(version, count)
+    empty = set(np.flatnonzero(dataset.nodata_share.values == 1))
+    if empty:
+        warnings.warn(f"{path}: {len(empty)} of {count} tiles hold no pair of image and elevation and are left out", stacklevel=2)
+    parts = [sorted(set(part) - empty) for part in numbers]
+    if not all(parts):
+        raise NoTiles(f"the {count} tiles of {path} are too few for three parts: build a larger region")
+    return tuple(read_tiles(path, part) for part in parts)
+
+
+def _cells(dataset: xr.Dataset, path) -> list[Cell]:
+    """The squares of the grid where the tiles lie, or, of tiles made elsewhere, where their centers lie."""
+    names = dataset.tile.values.astype(str)
+    if "overlaps" in dataset.coords:
+        return [Cell.parse(name) for name in names]
+    if lost := [name for name, crs in zip(names, dataset.crs.values) if not crs]:
+        raise DamagedStore(f"{path}: {len(lost)} tiles ({lost[0]}, …) do not say where they lie: split them as the paper does, split='paper'")
+    half = SIDE / 2
+    return [cell_at(left + half, top - half, crs) for left, top, crs in zip(dataset.left.values, dataset.top.values, dataset.crs.values)]
 
 
 def _collect(path: Path, jobs: dict[str, Any], make: Callable, client: Client | None, progress: bool) -> None:

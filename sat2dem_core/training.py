@@ -23,13 +23,15 @@ from tqdm import tqdm
 
 from sat2dem_core.checkpoints import Model, load_checkpoint, load_model, restore_weights, save_checkpoint
 from sat2dem_core.config import Config
-from sat2dem_core.errors import NonFiniteLoss, NoTiles, RunExists
+from sat2dem_core.errors import NonFiniteLoss, NoTiles, RunExists, WrongShape
 from sat2dem_core.files import replacing
 from sat2dem_core.methods import build_method
 from sat2dem_core.networks import pick_device
 from sat2dem_core.normalize import Normalization, scale_image
 from sat2dem_core.scenes import open_scene
+from sat2dem_core.store import read_parts
 from sat2dem_core.tiles import Tiles, cut, divide, paper_split
+
 
 @dataclass(frozen=True)
 class Data:
@@ -47,24 +49,30 @@ class Data:
 
 
 def prepare(config: Config, scene: xr.Dataset | None = None) -> Data:
-    """Open the scene, divide it, cut tiles and fit the normalization.
+    """Open the scene, divide it, cut tiles and fit the normalization; a store's tiles are cut already.
 
     Args:
         scene: a Dataset of your own (see :func:`sat2dem_core.scenes.open_pair`) in place of ``config.scene``.
     """
-    scene = open_scene(config.scene) if scene is None else scene
-    if config.split == "space":
-        regions = divide(scene)
-        strides = (config.stride, config.tile // 2, config.tile)
-        train, validation, test = (cut(region, config.tile, step) for region, step in zip(regions, strides))
+    if scene is None and config.scene.endswith(".zarr"):
+        parts = read_parts(config.scene, config.split, config.version)
+        if parts[0].size != config.tile:
+            raise WrongShape(f"the tiles of {config.scene} have {parts[0].size} px: set tile={parts[0].size}")
     else:
-        tiles = cut(scene, config.tile, config.stride)
-        parts = paper_split(config.version, len(tiles))
-        if not all(parts):
-            raise NoTiles(f"{len(tiles)} tiles are too few for the paper's split: choose smaller tiles or stride")
-        train, validation, test = (tiles.take(part) for part in parts)
-    elevations = np.concatenate([part.dem for part in (train, validation, test)])
-    return Data(train, validation, test, Normalization.fit(config.normalization, elevations))
+        parts = _cut_parts(config, open_scene(config.scene) if scene is None else scene)
+    elevations = np.concatenate([part.dem for part in parts])
+    return Data(*parts, Normalization.fit(config.normalization, elevations))
+
+
+def _cut_parts(config: Config, scene: xr.Dataset) -> list[Tiles]:
+    if config.split == "space":
+        strides = (config.stride, config.tile // 2, config.tile)
+        return [cut(region, config.tile, step) for region, step in zip(divide(scene), strides)]
+    tiles = cut(scene, config.tile, config.stride)
+    parts = paper_split(config.version, len(tiles))
+    if not all(parts):
+        raise NoTiles(f"{len(tiles)} tiles are too few for the paper's split: choose smaller tiles or stride")
+    return [tiles.take(part) for part in parts]
 
 
 @dataclass(frozen=True)
