@@ -106,7 +106,7 @@ def _data(args: argparse.Namespace) -> None:
         return
     elif args.what == "check":
         table = quality.inspect(args.store)
-        flagged = table[table.flags != ""]
+        flagged = table[table.flagged != ""]
         if args.table:
             with files.replacing(Path(args.table)) as beside:
                 table.to_csv(beside)
@@ -115,7 +115,7 @@ def _data(args: argparse.Namespace) -> None:
 
             with files.replacing(Path(args.figure)) as beside:
                 quality_figure(table, quality.elevation_histogram(args.store)).savefig(beside, format="png", dpi=150)
-        columns = ["relief", "cloud_share", "nodata_share", "down", "east", "shading", "flags"]
+        columns = ["relief", "cloud_share", "nodata_share", "down", "east", "shading", "flagged"]
         print(flagged[columns].round(2).to_string(na_rep="-") if len(flagged) else "no tile is flagged")
         print(f"{args.store}: {len(table)} tiles, {len(flagged)} flagged")
         return

@@ -154,7 +154,7 @@ def quality_figure(table: pd.DataFrame, histogram: tuple[np.ndarray, np.ndarray]
         table, histogram: see :func:`sat2dem_core.quality.inspect` and ``elevation_histogram``.
     """
     figure, ((where, height), (relief, shift)) = plt.subplots(2, 2, figsize=(9, 7.6), layout="constrained")
-    flagged = table[table.flags != ""]
+    flagged = table[table.flagged != ""]
     dots = where.scatter(table.lon, table.lat, c=table["mean"], cmap=ELEVATION, marker="s", s=40)
     where.scatter(flagged.lon, flagged.lat, facecolor="none", edgecolor="red", marker="s", s=60, label="flagged")
     figure.colorbar(dots, ax=where, label="mean elevation, m")

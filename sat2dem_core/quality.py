@@ -47,7 +47,7 @@ def inspect(path: str | os.PathLike, limits: Limits = Limits(), progress: bool =
     Columns: ``lon``, ``lat`` of the center; ``low``, ``mean``, ``high``, ``relief`` and ``step`` (the largest difference
     between neighboring pixels) in meters; ``brightness`` (0 to 255); ``cloud_share``, ``nodata_share``, ``sea_share``
     (NaN where the store does not tell); ``down`` and ``east``, by how many pixels the image lies off its elevation, and
-    ``shading``, how well it then follows the shaded relief (see :func:`misregistration`); ``flags``, the names of the
+    ``shading``, how well it then follows the shaded relief (see :func:`misregistration`); ``flagged``, the names of the
     limits that were passed.
 
     Raises:
@@ -56,7 +56,7 @@ def inspect(path: str | os.PathLike, limits: Limits = Limits(), progress: bool =
     store = open_store(path)
     table = pd.DataFrame(
         [_measure(store.isel(tile=number).load()) for number in tqdm(range(store.sizes["tile"]), desc="inspecting", unit="tile", disable=not progress)],
-        index=pd.Index(store.tile.values.astype(str), name="tile"),
+        index=pd.Index(list(map(str, store.tile.values)), name="tile"),
     )
     for share in ("cloud_share", "nodata_share", "sea_share"):
         table[share] = store[share].values if share in store.coords else np.nan
@@ -65,7 +65,7 @@ def inspect(path: str | os.PathLike, limits: Limits = Limits(), progress: bool =
         "shifted": (np.hypot(table.down, table.east) > limits.shifted) & (table.shading >= limits.believed),
         "bright or dark": _robust(table.brightness) > limits.odd, "step": _robust(table.step) > limits.odd,
     }
-    table["flags"] = [", ".join(name for name, column in passed.items() if column[tile]) for tile in table.index]
+    table["flagged"] = [", ".join(name for name, column in passed.items() if column[tile]) for tile in table.index]
     return table
 
 

@@ -188,7 +188,7 @@ def elevation(items: Sequence[pystac.Item], geobox: GeoBox, origin: Source) -> x
     """Surface elevation on a grid, float32 meters above the EGM2008 geoid.
 
     GLO-30 has no file over open sea: there the elevation is 0, and the attribute ``sea_share`` tells how much. Voids
-    inside a file are NaN.
+    inside a file are NaN. Each file is interpolated on its own, so where two meet, half a pixel is extrapolated.
     """
     rasters = [_read(item, origin.bands, geobox, origin)[0] for item in items]
     height = np.full(geobox.shape, np.nan, np.float32)

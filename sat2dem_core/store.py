@@ -112,7 +112,7 @@ def open_store(path: str | os.PathLike) -> xr.Dataset:
             else f"{path} does not exist: build or import it, or check the path"
         )
     try:
-        dataset = xr.open_zarr(path, chunks=None)
+        dataset = xr.open_zarr(path, chunks=None, consolidated=True)
     except (OSError, ValueError, KeyError) as error:
         raise DamagedStore(f"{path} is no Zarr store ({error}): build it again") from error
     if dataset.attrs.get("sat2dem_version") != VERSION:
@@ -164,13 +164,13 @@ def read_parts(path: str | os.PathLike, split: str = "space", version: int = 1) 
 
 def _cells(dataset: xr.Dataset, path) -> list[Cell]:
     """The squares of the grid where the tiles lie, or, of tiles made elsewhere, where their centers lie."""
-    names = dataset.tile.values.astype(str)
+    names = list(map(str, dataset.tile.values))
     if "overlaps" in dataset.coords:
         return [Cell.parse(name) for name in names]
     if lost := [name for name, crs in zip(names, dataset.crs.values) if not crs]:
         raise DamagedStore(f"{path}: {len(lost)} tiles ({lost[0]}, …) do not say where they lie: split them as the paper does, split='paper'")
     half = SIDE / 2
-    return [cell_at(left + half, top - half, crs) for left, top, crs in zip(dataset.left.values, dataset.top.values, dataset.crs.values)]
+    return [cell_at(left + half, top - half, str(crs)) for left, top, crs in zip(dataset.left.values, dataset.top.values, dataset.crs.values)]
 
 
 def _collect(path: Path, jobs: dict[str, Any], make: Callable, client: Client | None, progress: bool) -> None:

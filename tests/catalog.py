@@ -12,7 +12,12 @@ import rasterio
 from pyproj import Transformer
 from rasterio.transform import from_origin
 
+from sat2dem_core.grid import cell_at, cells
+
 BANDS = ("red", "green", "blue")
+PLACE, EDGE = cell_at(-3.4, 40.12, "EPSG:4326"), cell_at(-3.7, 40.5, "EPSG:4326")
+COAST = cell_at(-3.0, 40.6, "EPSG:4326")
+BORDER = cells((-6.04, 40.85, -5.96, 40.91))
 
 
 def reflectance(lon, lat) -> np.ndarray:
@@ -32,6 +37,29 @@ class World:
     folder: Path
     url: str
     items: list[dict]
+
+    def fill(self) -> None:
+        """The places that tests go to.
+
+        ``PLACE`` has five Sentinel-2 looks, of every kind of offset and with clouds, and two of Landsat. ``BORDER`` lies
+        on both sides of 6° W, where two UTM zones meet. East of ``COAST`` is open sea. ``EDGE`` is half covered.
+        """
+        left, top = PLACE.left - 400, PLACE.top + 400
+        rows, columns = (lambda a, b: (slice(a, b), slice(0, 440))), (lambda a, b: (slice(0, 440), slice(a, b)))
+        self.add_sentinel("2021-06-01", PLACE.epsg, left, top, 440, baseline="02.14", applied=None, cloud=rows(0, 90))
+        self.add_sentinel("2023-06-01", PLACE.epsg, left, top, 440, applied=True, cloud=rows(90, 200))
+        self.add_sentinel("2023-06-06", PLACE.epsg, left, top, 440, applied=False, cloud=columns(0, 150))
+        self.add_sentinel("2023-06-11", PLACE.epsg, left, top, 440, applied=None, cloud=columns(300, 440))
+        self.add_sentinel("2023-06-16", PLACE.epsg, left, top, 440, applied=True, haze=0.5, cloud=(slice(0, 440), slice(0, 352)))
+        self.add_landsat("2023-06-03", PLACE.epsg, left, top, 290, cloud=(slice(0, 60), slice(0, 290)))
+        self.add_landsat("2023-06-19", PLACE.epsg, left, top, 290, platform="landsat-8")
+        self.add_landsat("2023-06-27", PLACE.epsg, left, top, 290, platform="landsat-7")
+        for cell in {cell.epsg: cell for cell in BORDER}.values():
+            self.add_sentinel("2023-07-01", cell.epsg, cell.left - 8000, cell.top + 8000, 1200)
+        self.add_sentinel("2023-07-02", COAST.epsg, COAST.left - 400, COAST.top + 400, 440)
+        self.add_sentinel("2023-07-03", EDGE.epsg, EDGE.left - 400, EDGE.top + 400, 220)
+        for west, south in ((-4, 39), (-4, 40), (-7, 40), (-6, 40)):
+            self.add_elevation(west, south, void=(slice(600, 605), slice(600, 605)) if (west, south) == (-4, 39) else None)
 
     def add_sentinel(
         self, date: str, epsg: int, left: float, top: float, size: int = 400, *, baseline: str = "05.09", applied: bool | None = True,

@@ -12,8 +12,11 @@ import pytest
 import rasterio
 import torch
 import xarray as xr
+from catalog import World
+from file_server import file_server
 from hypothesis import settings
 from rasterio.transform import from_origin
+from stac_api import missing, stac_api
 
 from sat2dem_core import checkpoints, training
 from sat2dem_core.config import preset
@@ -151,3 +154,23 @@ def full_disk():
 def listing():
     """``listing(folder)``: all its files with their content, hidden ones too."""
     return lambda folder: {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory):
+    """A :class:`catalog.World` of known truth whose files a server on localhost hands out, with its ``server``."""
+    folder = tmp_path_factory.mktemp("world")
+    with file_server(folder) as server:
+        world = World(folder, server.url, [])
+        world.server = server
+        world.fill()
+        yield world
+
+
+@pytest.fixture(scope="session")
+def api(world, require_system):
+    """The address of a real STAC API that offers the world's items."""
+    if lacking := missing():
+        require_system(lacking)
+    with stac_api(world.collections(), world.items) as url:
+        yield url
