@@ -29,6 +29,11 @@ def _hidden(channels: int, ratio: int) -> int:
     return channels // ratio
 
 
+def widened(x: Tensor) -> Tensor:
+    """A 16-bit tensor in float32; any other as it is."""
+    return x.float() if x.element_size() == 2 else x
+
+
 class ChannelAttention(nn.Module):
     """CBAM's first half: which channels matter, from their mean and their maximum.
 
@@ -89,9 +94,10 @@ class SimAM(nn.Module):
         self.stability = stability  # the article's lambda
 
     def forward(self, x: Tensor) -> Tensor:
-        d = (x - x.mean((2, 3), keepdim=True)).square()  # (B, C, H, W)
+        d = widened(x)  # sums of squares overflow float16
+        d = (d - d.mean((2, 3), keepdim=True)).square()  # (B, C, H, W)
         variance = d.sum((2, 3), keepdim=True) / (x.shape[2] * x.shape[3] - 1)
-        return x * torch.sigmoid(d / (4 * (variance + self.stability)) + 0.5)
+        return x * torch.sigmoid(d / (4 * (variance + self.stability)) + 0.5).to(x.dtype)
 
 
 class GlobalChannel(nn.Module):

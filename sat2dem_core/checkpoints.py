@@ -2,26 +2,30 @@
 
 A checkpoint ``best`` is two files: ``best-<first digits of the checksum>.safetensors`` and ``best.json``, which
 names the former, carries its full SHA-256 and everything else there is to know. Renaming the JSON into place is
-the moment the checkpoint changes. No pickle is ever read.
+the moment the checkpoint changes; ``best.previous.json`` is the one before. No pickle is ever read.
 """
 
 import hashlib
 import json
 import os
-import pickle
-from dataclasses import dataclass
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
-from torch import Tensor, nn
+from torch import Tensor
 
 from sat2dem_core.config import Config
-from sat2dem_core.errors import CannotWrite, DamagedCheckpoint
-from sat2dem_core.files import replacing
+from sat2dem_core.errors import CannotWrite, DamagedCheckpoint, RunBusy, RunExists
+from sat2dem_core.files import cannot_write, replacing
 from sat2dem_core.methods import Method, build_method
 from sat2dem_core.networks import UNet, pick_device
 from sat2dem_core.normalize import Normalization, scale_image
@@ -35,20 +39,87 @@ def save_checkpoint(folder: Path, name: str, tensors: dict[str, Tensor], meta: d
     """
     content = save({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()})
     checksum = hashlib.sha256(content).hexdigest()
-    weights = folder / f"{name}-{checksum[:12]}.safetensors"
+    weights, path, previous = folder / f"{name}-{checksum[:12]}.safetensors", folder / f"{name}.json", _previous(folder, name)
     known = weights.exists()
     with replacing(weights) as beside:
         beside.write_bytes(content)
     try:
-        with replacing(folder / f"{name}.json") as beside:
+        with replacing(path) as beside:
             beside.write_text(json.dumps({"weights": weights.name, "sha256": checksum} | meta, indent=1))
+            if path.exists():
+                with replacing(previous) as copy:
+                    copy.write_bytes(path.read_bytes())
     except CannotWrite:
         if not known:  # no JSON will ever name them
             weights.unlink()
         raise
-    for old in folder.glob(f"{name}-*.safetensors"):
-        if old != weights:
-            old.unlink()
+    with suppress(OSError, ValueError, KeyError):  # a JSON that cannot be read: nothing is thrown away
+        named = {json.loads(file.read_text())["weights"] for file in (path, previous) if file.exists()}
+        for old in folder.glob(f"{name}-*.safetensors"):
+            if old.name not in named:
+                old.unlink()
+
+
+def _previous(folder: Path, name: str) -> Path:
+    return folder / f"{name}.previous.json"
+
+
+def load_whole(folder: Path, name: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """The checkpoint ``name``, or its predecessor, with a warning, where it is damaged; None where there is neither.
+
+    The predecessor takes the damaged one's place.
+
+    Raises:
+        DamagedCheckpoint: both are damaged.
+    """
+    path, previous = folder / f"{name}.json", _previous(folder, name)
+    try:
+        return load_checkpoint(path) if path.exists() else None
+    except DamagedCheckpoint as damage:
+        if not previous.exists():
+            raise
+        content = load_checkpoint(previous)
+        warnings.warn(f"{damage}; going on from the one before it, of step {content[1].get('step')}", stacklevel=2)
+        with replacing(path) as beside:
+            beside.write_bytes(previous.read_bytes())
+        return content
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Let no other process write into the folder meanwhile, and clear what a killed one left half-written.
+
+    The lock is the operating system's, on the folder itself: it ends with the process, however that ends. Where there
+    is none (Windows, a mounted Drive) nothing is locked.
+
+    Raises:
+        RunBusy: another process has it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+    handle, patience = None, time.monotonic() + 5  # who only looks whether a run is finished is soon gone again
+    with suppress(ImportError, OSError):
+        import fcntl
+
+        handle = os.open(folder, os.O_RDONLY)
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > patience:
+                    os.close(handle)
+                    raise RunBusy(f"another process is training in {folder}: wait for it, or choose another folder") from None
+                time.sleep(0.1)
+    try:
+        for part in folder.glob(".*.[0-9]*"):
+            part.unlink(missing_ok=True)
+        yield
+    finally:
+        if handle is not None:
+            os.close(handle)
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -77,6 +148,17 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise DamagedCheckpoint(f"{weights} is no safetensors file ({error}): {advice}") from error
 
 
+def same_run(meta: dict[str, Any], identity: dict[str, Any], folder: Path) -> None:
+    """Raise RunExists where a checkpoint's config, data or code are not those of ``identity``."""
+    for part, value in identity.items():
+        if meta.get(part) != value:
+            there, here = meta.get("config", {}), identity["config"]
+            other = ", ".join(f"{name}={there.get(name)}" for name in here if there.get(name) != here[name])
+            raise RunExists(
+                f"{folder} holds a run with other {part}{other and f' ({other})'}: choose another folder, or remove it"
+            )
+
+
 @dataclass(frozen=True)
 class Model:
     """A trained generator with what is needed to read its output.
@@ -93,9 +175,9 @@ class Model:
 
     @torch.inference_mode()
     def predict(self, rgb: np.ndarray, batch: int = 32) -> Tensor:
-        """Normalized elevation for uint8 tiles: (N, 3, T, T) to (N, T, T) float32 on the CPU."""
+        """Normalized elevation for uint8 tiles, an array of any kind: (N, 3, T, T) to (N, T, T) float32 on the CPU."""
         device = next(self.generator.parameters()).device
-        parts = torch.from_numpy(rgb).split(batch)
+        parts = (torch.as_tensor(np.asarray(rgb[at : at + batch])) for at in range(0, len(rgb), batch))
         return torch.cat([self.generator(scale_image(part.to(device))).squeeze(1).float().cpu() for part in parts])
 
 
@@ -133,40 +215,29 @@ def restore_weights(method: Method, tensors: dict[str, Tensor], path: Path) -> N
         ) from error
 
 
-def load_paper_weights(network: nn.Module, path: str | os.PathLike) -> None:
-    """Load a checkpoint of the paper authors' code into our network of the same architecture.
+@dataclass(frozen=True)
+class Run:
+    """A finished run on disk, and the data that it was trained on."""
 
-    Args:
-        network: a :class:`UNet` or :class:`PatchGAN` at the size and with the attention of the checkpoint.
-        path: what ``torch.save`` wrote: the tensors by name, alone or under ``"state_dict"``. Only tensors are read
-            (``weights_only``), never other pickled objects.
+    folder: Path
+    data: Any = field(repr=False, compare=False)  # sat2dem_core.batches.Data
 
-    Raises:
-        DamagedCheckpoint: the file is no such checkpoint, or a key is missing, superfluous or of another shape; the
-            message names it, and the network is untouched.
-    """
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise DamagedCheckpoint(f"{path} does not exist: check the path") from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise DamagedCheckpoint(
-            f"{path} is no whole checkpoint of tensors alone ({' '.join(str(error).split())[:200]}): copy it again"
-        ) from error
-    found = content.get("state_dict", content) if isinstance(content, dict) else None
-    if not isinstance(found, dict):
-        raise DamagedCheckpoint(f"{path} holds no tensors by name: give a file that torch.save made of a state_dict")
-    wanted = network.state_dict()
-    faults = [f"{key} is missing" for key in wanted.keys() - found.keys()]
-    faults += [f"{key} is not in this network" for key in found.keys() - wanted.keys()]
-    faults += [
-        f"{key} has shape {tuple(found[key].shape)}, not {tuple(wanted[key].shape)}"
-        if isinstance(found[key], Tensor) else f"{key} is no tensor"
-        for key in wanted.keys() & found.keys() if getattr(found[key], "shape", None) != wanted[key].shape
-    ]
-    if faults:
-        raise DamagedCheckpoint(
-            f"{path} belongs to another architecture ({'; '.join(sorted(faults)[:5])}): "
-            "build the network with the checkpoint's attention, features and tile"
-        )
-    network.load_state_dict(found)
+    @property
+    def log(self) -> pd.DataFrame:
+        """One row a validation: epoch, step, mean losses since the row before, validation MAE in meters, rate."""
+        return pd.read_csv(self.folder / "log.csv")
+
+    def model(self, checkpoint: str = "best") -> Model:
+        return load_model(self.folder / f"{checkpoint}.json")
+
+
+def cache_folder() -> Path:
+    """Where runs without a folder of their own are kept: ``$SAT2DEM_CACHE``, else ``~/.cache/sat2dem``."""
+    return Path(os.environ.get("SAT2DEM_CACHE") or Path.home() / ".cache" / "sat2dem")
+
+
+def code_version() -> str:
+    """Digest of the modules that decide a run's outcome, so that it is never mistaken for one of other code."""
+    folder = Path(__file__).parent
+    modules = "config scenes tiles normalize attention networks losses methods batches training".split()
+    return hashlib.sha256(b"".join((folder / f"{name}.py").read_bytes() for name in modules)).hexdigest()[:12]

@@ -62,6 +62,18 @@ class RunExists(Sat2DEMError):
     """A run folder already holds a run of other settings or other data."""
 
 
+class RunBusy(Sat2DEMError):
+    """Another process is training in the run's folder."""
+
+
+class LostProcess(Sat2DEMError):
+    """One of several processes of a run is gone."""
+
+
+class OutOfMemory(Sat2DEMError):
+    """A batch does not fit into the device's memory."""
+
+
 class NonFiniteLoss(Sat2DEMError):
     """Training produced NaN or infinity."""
 

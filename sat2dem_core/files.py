@@ -49,13 +49,18 @@ def replacing(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         beside.replace(path)
     except OSError as error:
-        raise CannotWrite(
-            f"cannot write {path} ({error.strerror or error}): what stood there is untouched; make room or "
-            "choose another folder, and start again"
-        ) from error
+        raise cannot_write(path, error) from error
     finally:
         with suppress(OSError):
             beside.unlink()
+
+
+def cannot_write(path: Path, error: OSError) -> CannotWrite:
+    """What to tell a user whose disk is full or whose folder cannot be written."""
+    return CannotWrite(
+        f"cannot write {path} ({error.strerror or error}): what stood there is untouched; make room or "
+        "choose another folder, and start again"
+    )
 
 
 def part_of(path: Path) -> Path:

@@ -76,7 +76,8 @@ def gradient_penalty(critic: Callable[[Tensor, Tensor], Tensor], image: Tensor, 
         mix: elevation between a real and a fake one.
     """
     image, mix = image.detach().requires_grad_(), mix.detach().requires_grad_()
-    slopes = torch.autograd.grad(critic(image, mix).sum(), (image, mix), create_graph=True)
+    with torch.autocast(image.device.type, enabled=False):  # a norm of many small slopes, and differentiated twice
+        slopes = torch.autograd.grad(critic(image, mix).sum(), (image, mix), create_graph=True)
     length = torch.cat(slopes, 1).flatten(1).norm(2, dim=1)  # (B,)
     return (length - 1).square().mean()
 

@@ -4,13 +4,15 @@ Source: Leyva, Ortega & de Moura (2026), doi 10.1007/s41064-026-00393-y, after I
 arXiv 1611.07004. Modules are named so that parameters have the keys of the authors' checkpoints.
 """
 
+import os
+import pickle
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from sat2dem_core.attention import build_attention
-from sat2dem_core.errors import WrongShape
+from sat2dem_core.attention import build_attention, widened
+from sat2dem_core.errors import DamagedCheckpoint, WrongShape
 from sat2dem_core.tiles import check_tile_size
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -24,6 +26,25 @@ def _upconv(channels_in: int, channels_out: int, bias: bool = False) -> nn.ConvT
     return nn.ConvTranspose2d(channels_in, channels_out, 4, 2, padding=1, bias=bias)
 
 
+class Dropout(nn.Dropout):
+    """Dropout that draws its mask for a step's whole batch and uses the rows at hand.
+
+    So a batch that is computed in parts, or by several processes, sees the masks it would have seen whole.
+
+    Attributes:
+        place: the first row at hand and the number of rows in the whole batch; None where all are at hand.
+    """
+
+    place: tuple[int, int] | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return x
+        first, total = self.place or (0, len(x))
+        mask = x.new_empty((total, *x.shape[1:])).bernoulli_(1 - self.p)
+        return x * (mask[first : first + len(x)] / (1 - self.p))
+
+
 class Block(nn.Module):
     """Convolution, norm and activation; then attention; then dropout."""
 
@@ -32,7 +53,7 @@ class Block(nn.Module):
         channels = conv.out_channels
         self.conv = nn.Sequential(conv, nn.InstanceNorm2d(channels, affine=True), activation)
         self.attention = build_attention(attention, channels, form)
-        self.dropout = nn.Dropout(0.5) if dropout else nn.Identity()
+        self.dropout = Dropout(0.5) if dropout else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         return self.dropout(self.attention(self.conv(x)))
@@ -97,7 +118,8 @@ class UNet(nn.Module):
         for name in self._ups:
             x = getattr(self, name)(x)
             x = torch.cat((x, skips.pop()), 1)
-        return self.final_up(x)  # (B, 1, T, T)
+        with torch.autocast(x.device.type, enabled=False):  # in bfloat16 elevations would come in steps of 7 m
+            return self.final_up(widened(x))  # (B, 1, T, T)
 
 
 class PatchGAN(nn.Module):
@@ -138,7 +160,8 @@ class PatchGAN(nn.Module):
         x = self.attention1(self.layer1(x))  # (B, 2F, T/4, T/4)
         x = self.attention2(self.layer2(x))  # (B, 4F, T/8, T/8)
         x = self.attention3(self.layer3(x))  # (B, 8F, T/8 - 1, T/8 - 1)
-        return self.final(x)  # (B, 1, T/8 - 2, T/8 - 2)
+        with torch.autocast(x.device.type, enabled=False):
+            return self.final(widened(x))  # (B, 1, T/8 - 2, T/8 - 2)
 
 
 def initialize(network: Network) -> Network:
@@ -151,8 +174,58 @@ def initialize(network: Network) -> Network:
     return network
 
 
+def half_type(device: torch.device) -> torch.dtype | None:
+    """The 16-bit type for mixed precision: bfloat16 where the device multiplies it natively, float16 on other GPUs."""
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if native else torch.float16
+    # Emulated, as on a processor without these instructions, it is slower than float32.
+    able = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    native = device.type == "cpu" and any(able.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    return torch.bfloat16 if native else None
+
+
 def pick_device() -> torch.device:
     """The fastest device there is: CUDA, then Apple's MPS, then the CPU."""
     if torch.cuda.is_available():
-        return torch.device("cuda")
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))  # each process of a launcher has its own
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def load_paper_weights(network: nn.Module, path: str | os.PathLike) -> None:
+    """Load a checkpoint of the paper authors' code into our network of the same architecture.
+
+    Args:
+        network: a :class:`UNet` or :class:`PatchGAN` at the size and with the attention of the checkpoint.
+        path: what ``torch.save`` wrote: the tensors by name, alone or under ``"state_dict"``. Only tensors are read
+            (``weights_only``), never other pickled objects.
+
+    Raises:
+        DamagedCheckpoint: the file is no such checkpoint, or a key is missing, superfluous or of another shape; the
+            message names it, and the network is untouched.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise DamagedCheckpoint(f"{path} does not exist: check the path") from error
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        raise DamagedCheckpoint(
+            f"{path} is no whole checkpoint of tensors alone ({' '.join(str(error).split())[:200]}): copy it again"
+        ) from error
+    found = content.get("state_dict", content) if isinstance(content, dict) else None
+    if not isinstance(found, dict):
+        raise DamagedCheckpoint(f"{path} holds no tensors by name: give a file that torch.save made of a state_dict")
+    wanted = network.state_dict()
+    faults = [f"{key} is missing" for key in wanted.keys() - found.keys()]
+    faults += [f"{key} is not in this network" for key in found.keys() - wanted.keys()]
+    faults += [
+        f"{key} has shape {tuple(found[key].shape)}, not {tuple(wanted[key].shape)}"
+        if isinstance(found[key], Tensor) else f"{key} is no tensor"
+        for key in wanted.keys() & found.keys() if getattr(found[key], "shape", None) != wanted[key].shape
+    ]
+    if faults:
+        raise DamagedCheckpoint(
+            f"{path} belongs to another architecture ({'; '.join(sorted(faults)[:5])}): "
+            "build the network with the checkpoint's attention, features and tile"
+        )
+    network.load_state_dict(found)

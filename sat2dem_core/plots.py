@@ -7,10 +7,13 @@ panels of one row share their limits, which a color bar with a unit states.
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import torch
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from sat2dem_core.checkpoints import Run
+from sat2dem_core.files import replacing
 from sat2dem_core.scenes import ground_sampling_distance
 
 ELEVATION, ERROR, SHADE = "viridis", "RdBu_r", "gray"
@@ -176,3 +179,18 @@ def quality_figure(table: pd.DataFrame, histogram: tuple[np.ndarray, np.ndarray]
     if len(flagged):
         where.legend(loc="best")
     return figure
+
+
+def draw_run(run: Run) -> None:
+    """Draw a run's ``curves.png`` and, of three validation tiles with the best checkpoint, ``examples.png``."""
+    tiles, model = run.data.validation, run.model()
+    rgb, dem = (np.asarray(array[:: max(1, len(tiles) // 3)][:3]) for array in (tiles.rgb, tiles.dem))
+    scale = model.normalization
+    normalized = scale.forward(torch.from_numpy(dem))[0], model.predict(rgb)
+    truth, prediction = (scale.height_above_minimum(tensor).numpy() for tensor in normalized)
+    label = "m above the tile's lowest point" if scale.kind == "shift" else f"m above {scale.low:.0f} m"
+    examples = prediction_figure(rgb, truth, prediction, tiles.gsd, label)
+    for name, figure in {"curves": curves_figure({"": run.log}), "examples": examples}.items():
+        with replacing(run.folder / f"{name}.png") as beside:
+            figure.savefig(beside, format="png", dpi=100)
+        plt.close(figure)  # or a notebook would show it

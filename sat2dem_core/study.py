@@ -6,7 +6,6 @@ Rows that the table already has are not made again, so a study that was interrup
 
 import itertools
 import os
-import platform
 import subprocess
 import time
 import tomllib
@@ -22,7 +21,7 @@ from sat2dem_core.config import Config, preset
 from sat2dem_core.errors import InvalidConfig
 from sat2dem_core.evaluation import evaluate
 from sat2dem_core.files import replacing
-from sat2dem_core.training import code_version, prepare, train
+from sat2dem_core.training import code_version, processor, train
 
 
 def read_study(path: str | os.PathLike) -> list[dict[str, Any]]:
@@ -70,10 +69,9 @@ def run_study(path: str | os.PathLike, table: str | os.PathLike) -> pd.DataFrame
             continue
         config = settings(run)
         started = time.perf_counter()
-        model = train(config, progress=False).model()
-        seconds = time.perf_counter() - started
-        data = prepare(config)
-        scores = evaluate(model, data.test, data.train)
+        made = train(config, progress=False)
+        seconds, data = time.perf_counter() - started, made.data
+        scores = evaluate(made.model(), data.test, data.train)
         named = {
             f"{question} {metric}" if predictor == config.method else f"{predictor}: {question} {metric}": value
             for (question, predictor), row in scores.iterrows() for metric, value in row.items()
@@ -104,14 +102,3 @@ def provenance() -> dict[str, str]:
         "commit": commit, "code": code_version(),
         "machine": f"{processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
     }
-
-
-def processor() -> str:
-    """Model of the device that trains."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()

@@ -1,276 +1,308 @@
-"""One training loop for every method: seeded, logged, checkpointed, resumable.
+"""One training loop for every method: seeded, logged, checkpointed, resumable, on one device or several.
 
-A run is a folder: ``config.json``, ``log.csv``, the checkpoints ``best`` (lowest validation MAE) and ``last``. Every
-epoch draws its order, flips and dropout from (seed, epoch), so a run that was interrupted and resumed sees what
-an uninterrupted one would have seen.
+A run is a folder that explains itself: ``config.json``, ``environment.json``, ``log.csv``, ``curves.png``,
+``examples.png``, the checkpoints ``best`` (lowest validation MAE) and ``last``, and of each the one before. Every epoch
+draws its order, flips and crops from (seed, epoch) and every step its dropout from (seed, step), so a run that was
+interrupted and resumed sees what an uninterrupted one would have seen.
 """
 
+import copy
 import hashlib
 import json
 import math
 import os
-from dataclasses import asdict, dataclass
+import platform
+import time
+import warnings
+from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+import torch.distributed as dist
 import xarray as xr
 from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from tqdm import tqdm
 
-from sat2dem_core.checkpoints import Model, load_checkpoint, load_model, restore_weights, save_checkpoint
+from sat2dem_core.batches import (
+    Batch, Batches, Data, first_alone, is_out_of_memory, join, memory_advice, prepare, processor,
+)
+from sat2dem_core.checkpoints import (
+    Model, Run, cache_folder, claimed, code_version, load_whole, restore_weights, same_run, save_checkpoint,
+)
 from sat2dem_core.config import Config
-from sat2dem_core.errors import NonFiniteLoss, NoTiles, RunExists, WrongShape
+from sat2dem_core.errors import InvalidConfig, LostProcess, NonFiniteLoss, OutOfMemory
 from sat2dem_core.files import replacing
 from sat2dem_core.methods import build_method
 from sat2dem_core.networks import pick_device
-from sat2dem_core.normalize import Normalization, scale_image
-from sat2dem_core.scenes import open_scene
-from sat2dem_core.store import read_parts
-from sat2dem_core.tiles import Tiles, cut, divide, paper_split
 
-
-@dataclass(frozen=True)
-class Data:
-    """Tiles to train on, to choose the checkpoint by and to test on, and their normalization."""
-
-    train: Tiles
-    validation: Tiles
-    test: Tiles
-    normalization: Normalization
-
-    def fingerprint(self) -> str:
-        """SHA-256 of all tiles and the normalization."""
-        parts = [part.fingerprint() for part in (self.train, self.validation, self.test)]
-        return hashlib.sha256(",".join([*parts, repr(self.normalization)]).encode()).hexdigest()
-
-
-def prepare(config: Config, scene: xr.Dataset | None = None) -> Data:
-    """Open the scene, divide it, cut tiles and fit the normalization; a store's tiles are cut already.
-
-    Args:
-        scene: a Dataset of your own (see :func:`sat2dem_core.scenes.open_pair`) in place of ``config.scene``.
-    """
-    if scene is None and config.scene.endswith(".zarr"):
-        parts = read_parts(config.scene, config.split, config.version)
-        if parts[0].size != config.tile:
-            raise WrongShape(f"the tiles of {config.scene} have {parts[0].size} px: set tile={parts[0].size}")
-    else:
-        parts = _cut_parts(config, open_scene(config.scene) if scene is None else scene)
-    elevations = np.concatenate([part.dem for part in parts])
-    return Data(*parts, Normalization.fit(config.normalization, elevations))
-
-
-def _cut_parts(config: Config, scene: xr.Dataset) -> list[Tiles]:
-    if config.split == "space":
-        strides = (config.stride, config.tile // 2, config.tile)
-        return [cut(region, config.tile, step) for region, step in zip(divide(scene), strides)]
-    tiles = cut(scene, config.tile, config.stride)
-    parts = paper_split(config.version, len(tiles))
-    if not all(parts):
-        raise NoTiles(f"{len(tiles)} tiles are too few for the paper's split: choose smaller tiles or stride")
-    return [tiles.take(part) for part in parts]
-
-
-@dataclass(frozen=True)
-class Run:
-    """A finished run on disk."""
-
-    folder: Path
-
-    @property
-    def log(self) -> pd.DataFrame:
-        """One row a validation: epoch, step, mean losses since the row before, validation MAE in meters, rate."""
-        return pd.read_csv(self.folder / "log.csv")
-
-    def model(self, checkpoint: str = "best") -> Model:
-        return load_model(self.folder / f"{checkpoint}.json")
-
-
-def cache_folder() -> Path:
-    """Where runs without a folder of their own are kept: ``$SAT2DEM_CACHE``, else ``~/.cache/sat2dem``."""
-    return Path(os.environ.get("SAT2DEM_CACHE") or Path.home() / ".cache" / "sat2dem")
-
-
-def code_version() -> str:
-    """Digest of the modules that decide a run's outcome, so that it is never mistaken for one of other code."""
-    folder = Path(__file__).parent
-    modules = "config scenes tiles normalize attention networks losses methods training".split()
-    return hashlib.sha256(b"".join((folder / f"{name}.py").read_bytes() for name in modules)).hexdigest()[:12]
+SAVE_SECONDS = 600  # between two saves, where validations are further apart
 
 
 def train(
-    config: Config, *, scene: xr.Dataset | None = None, run: str | os.PathLike | None = None, progress: bool = True
+    config: Config, *, scene: xr.Dataset | None = None, data: Data | None = None, run: str | os.PathLike | None = None,
+    progress: bool = True, tensorboard: bool = False,
 ) -> Run:
     """Train, resume or load a run.
+
+    Several processes share it where a launcher started them (``torchrun``, ``accelerate launch``,
+    ``accelerate.notebook_launcher``): each takes its part of every batch, and the update is that of one process. They
+    must see one file system.
 
     Args:
         config: see :class:`sat2dem_core.config.Config`.
         scene: your own scene in place of ``config.scene``.
+        data: your own tiles in place of a scene.
         run: the run's folder. Without one, a folder of :func:`cache_folder` named after config, data and code, so
             that the same run is trained only once.
         progress: show a progress bar.
+        tensorboard: write the log for TensorBoard too.
 
     Raises:
         RunExists: the folder holds a run of another config, data or code.
+        RunBusy: another process is training there.
         NonFiniteLoss: the loss became NaN or infinite; the last checkpoint is from before.
+        OutOfMemory: the batch does not fit; the message says what does.
+        LostProcess: one of several processes is gone; the same command goes on from the last checkpoint.
     """
-    data = prepare(config, scene)
+    device, rank, processes = join(pick_device())
+    with first_alone(rank, processes):  # it may have to download something
+        data = prepare(config, scene) if data is None else data
     identity = {"config": asdict(config), "data": data.fingerprint(), "code": code_version()}
     if run is None:
         key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
         run = cache_folder() / "runs" / f"{config.method}-{config.normalization}-{key}"
-    trainer = _Trainer(config, data, Path(run), identity)
-    trainer.resume()
-    trainer.fit(progress)
-    return Run(Path(run))
+    trainer = _Trainer(config, data, Path(run), identity, device, rank, processes)
+    try:
+        with nullcontext() if rank else claimed(trainer.folder):
+            trainer.resume()
+            trainer.fit(progress and not rank, tensorboard and not rank)
+    except RuntimeError as error:
+        if processes == 1 or not isinstance(error, dist.DistError) and "gloo" not in str(error):
+            raise
+        raise LostProcess(
+            f"another process of the run in {run} is gone: look at its message, and start the same command again to go "
+            "on from the last checkpoint"
+        ) from error
+    return Run(Path(run), data)
 
 
 class _Trainer:
     """The state of a run while it trains."""
 
-    def __init__(self, config: Config, data: Data, folder: Path, identity: dict[str, Any]):
+    def __init__(
+        self, config: Config, data: Data, folder: Path, identity: dict[str, Any], device: torch.device, rank: int,
+        processes: int,
+    ):
         self.config, self.data, self.folder, self.identity = config, data, folder, identity
-        self.device = pick_device()
-        with torch.random.fork_rng():
+        self.device, self.rank, self.processes = device, rank, processes
+        with torch.random.fork_rng(self._devices()):
             torch.manual_seed(config.seed)
-            self.method = build_method(config).to(self.device)
+            self.method = build_method(config).to(device)
         span = data.normalization.high - data.normalization.low
         self.method.start(meters=span / 2, gsd=data.train.gsd)
+        self.generator = copy.deepcopy(self.method.generator) if config.ema else self.method.generator  # to validate
         self.plateaus = {
             name: ReduceLROnPlateau(optimizer, factor=0.5, patience=20)
             for name, optimizer in self.method.optimizers.items()
         }
         self.epoch_steps = math.ceil(len(data.train) / config.batch)
         self.steps = config.epochs * self.epoch_steps or config.steps
-        self.step, self.best, self.rows = 0, math.inf, []
+        self.step, self.best, self.rows, self.saved = 0, math.inf, [], time.monotonic()
+        self.losses: list[dict[str, float]] = []  # of the steps since the last row of the log
+        self.environment = {
+            "python": platform.python_version(), "torch": torch.__version__, "device": processor(),
+            "threads": torch.get_num_threads(), "processes": processes, "16 bits": str(self.method.half),
+        }
 
-    def fit(self, progress: bool) -> None:
+    def _devices(self) -> list[torch.device]:
+        return [self.device] if self.device.type == "cuda" else []
+
+    def fit(self, progress: bool, tensorboard: bool) -> None:
         """Train from the present step to the last."""
-        train, normalization = self.data.train, self.data.normalization
-        rgb = torch.from_numpy(train.rgb).to(self.device)
-        dem = normalization.forward(torch.from_numpy(train.dem))[0].unsqueeze(1).to(self.device)
-        losses: list[dict[str, Tensor]] = []
-        with tqdm(total=self.steps, initial=self.step, unit="step", disable=not progress) as bar:
-            while self.step < self.steps:
-                epoch = self.step // self.epoch_steps
-                losses += self._epoch(epoch, rgb, dem, bar)
-                if (epoch + 1) % self.config.validate_every == 0 or self.step == self.steps:
-                    row = self._validate(epoch, losses)
-                    bar.set_postfix(loss=f"{row['loss']:.2f}", validation=f"{row['validation_mae']:.0f} m")
-                    losses = []
+        if self.step < self.steps:
+            for name, content in {"config": self.identity, "environment": self.environment}.items():
+                if not self.rank:
+                    with replacing(self.folder / f"{name}.json") as beside:
+                        beside.write_text(json.dumps(content, indent=1))
+            if self.device.type == "cuda":
+                torch.backends.cudnn.benchmark = True  # every batch has one shape
+                torch.backends.cuda.matmul.allow_tf32 = self.method.half is not None  # convolutions have it anyway
+            batches = Batches(self.data, self.config, self.device, self.rank, self.processes)
+            board = _board(self.folder, self.step) if tensorboard else None
+            tiles = self.config.batch
+            with (
+                torch.random.fork_rng(self._devices()),
+                tqdm(total=self.steps * tiles, initial=self.step * tiles, unit="tile", disable=not progress) as bar,
+            ):
+                while self.step < self.steps:
+                    epoch = self.step // self.epoch_steps
+                    self._epoch(epoch, batches, bar)
+                    if (epoch + 1) % self.config.validate_every == 0 or self.step == self.steps:
+                        row = self._validate(epoch)
+                        bar.set_postfix(loss=f"{row['loss']:.2f}", validation=f"{row['validation_mae']:.0f} m")
+                        for name in row if board else ():
+                            board.add_scalar(name, row[name], self.step)
+        if not self.rank and not (self.folder / "examples.png").exists():
+            from sat2dem_core.plots import draw_run  # pyplot takes half a second to import
 
-    def _epoch(self, epoch: int, rgb: Tensor, dem: Tensor, bar: tqdm) -> list[dict[str, Tensor]]:
-        """One pass over the training tiles; the losses stay on the device until the pass is done."""
-        config, losses = self.config, []
-        with torch.random.fork_rng():
-            self.method.seed(config.seed + 100_003 * epoch)
-            order = torch.randperm(len(rgb)).split(config.batch)[: self.steps - self.step]
-            self.method.train()
-            for index in order:
-                self._set_rate()
-                image, target = scale_image(rgb[index]), dem[index]
-                if config.flips:
-                    image, target = self._flip(image, target)
-                losses.append(self.method.step(image, target))
-                self.step += 1
-                bar.update()
-        for number, loss in enumerate(losses):
-            if not all(value.isfinite() for value in loss.values()):
-                raise NonFiniteLoss(
-                    f"step {self.step - len(losses) + number + 1}: the loss is {float(loss['loss']):g}, on tiles "
-                    f"{', '.join(self.data.train.ids[i] for i in order[number])}; look at these tiles, or lower the "
-                    f"learning rate and train in another folder ({self._last_good()})"
-                )
-        return losses
+            draw_run(Run(self.folder, self.data))
+        if self.processes > 1:
+            dist.barrier()  # nobody reads what the first has not written
+
+    def _epoch(self, number: int, batches: Batches, bar: tqdm) -> None:
+        """One pass over the training tiles, or what is left of it; losses stay on the device until it is done."""
+        losses, seen = [], []
+        self.method.train()
+        for batch in batches.epoch(number, skip=self.step - number * self.epoch_steps):
+            if self.config.schedule == "cosine":
+                for optimizer in self.method.optimizers.values():
+                    optimizer.param_groups[0]["lr"] = self.config.cosine(self.step, self.steps)
+            self.method.seed(2 * (self.config.seed + 100_003 * self.step) % 2**64)
+            losses.append(self._step(batch))
+            seen.append(batch.index)
+            self.step += 1
+            if self.config.ema:
+                self._average()
+            bar.update(batch.total)
+            if self.step == self.steps:
+                break
+            if self.processes == 1 and time.monotonic() - self.saved > SAVE_SECONDS:  # clocks of several would differ
+                self._collect(losses, seen, batches)
+                self._save_last()
+                losses, seen = [], []
+        self._collect(losses, seen, batches)
+
+    def _step(self, batch: Batch) -> dict[str, Tensor]:
+        step = self.method.step
+        try:
+            return step(batch.image, batch.dem, batch.first, batch.total, batch.weight)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+        # Outside of the clause, for the error's frames hold tensors. The trials spoil the weights: the run ends.
+        parts, count = self.config.accumulate, len(batch.image)
+        attempt = (lambda tiles: step(batch.image[: tiles * parts], batch.dem[: tiles * parts])) if self.processes == 1 else None
+        raise OutOfMemory(memory_advice(math.ceil(count / parts), self.config, attempt))
+
+    def _collect(self, losses: list[dict[str, Tensor]], seen: list[Tensor], batches: Batches) -> None:
+        """Bring the losses to the host, all at once, and look whether they are finite."""
+        if not losses:
+            return
+        table = torch.stack([torch.stack(list(loss.values())) for loss in losses])  # (steps, losses)
+        if self.processes > 1:
+            dist.all_reduce(table)
+        table = table.cpu()
+        for number in (~table.isfinite().all(1)).nonzero().flatten().tolist()[:1]:
+            raise NonFiniteLoss(
+                f"step {self.step - len(losses) + number + 1}: the loss is {float(table[number, 0]):g}, on tiles "
+                f"{', '.join(batches.names(seen[number]))}; look at these tiles, or lower the learning rate and train "
+                f"in another folder ({self._last_good()})"
+            )
+        self.losses += [dict(zip(losses[0], row)) for row in table.tolist()]
 
     def _last_good(self) -> str:
         path = self.folder / "last.json"
         return f"the last good checkpoint is {path}" if path.exists() else "no checkpoint was written yet"
 
-    def _flip(self, image: Tensor, dem: Tensor) -> tuple[Tensor, Tensor]:
-        for axis in (-1, -2):
-            chosen = (torch.rand(len(image), 1, 1, 1) < 0.5).to(self.device)
-            image, dem = (torch.where(chosen, tensor.flip(axis), tensor) for tensor in (image, dem))
-        return image, dem
+    def _average(self) -> None:
+        keep = min(self.config.ema, self.step / (9 + self.step))  # a young average forgets the initial weights fast
+        with torch.no_grad():
+            torch._foreach_lerp_(list(self.generator.parameters()), list(self.method.generator.parameters()), 1 - keep)
+            for mean, buffer in zip(self.generator.buffers(), self.method.generator.buffers()):
+                mean.copy_(buffer)
 
-    def _set_rate(self) -> None:
-        if self.config.schedule == "cosine":
-            done = self.step / self.steps
-            factor = min(10 * (self.step + 1) / self.steps, 0.5 * (1 + math.cos(math.pi * done)))
-            for optimizer in self.method.optimizers.values():
-                optimizer.param_groups[0]["lr"] = self.config.learning_rate * factor
+    def _rates(self) -> dict[str, float]:
+        return {name: optimizer.param_groups[0]["lr"] for name, optimizer in self.method.optimizers.items()}
 
-    def _validate(self, epoch: int, losses: list[dict[str, Tensor]]) -> dict[str, float]:
+    def _validate(self, epoch: int) -> dict[str, float]:
         """Score the validation tiles, write the log and the checkpoints."""
         tiles, normalization = self.data.validation, self.data.normalization
-        truth = normalization.forward(torch.from_numpy(tiles.dem))[0]
-        model = Model(self.method.generator.eval(), normalization, self.config)
-        scale = (normalization.high - normalization.low) / 2  # meters for each normalized unit
-        mae = float((model.predict(tiles.rgb) - truth)[~truth.isnan()].abs().mean()) * scale
+        model = Model(self.generator.eval(), normalization, self.config)
+        sums = torch.zeros(2, dtype=torch.float64)
+        own = np.array_split(np.arange(len(tiles)), self.processes)[self.rank]
+        for part in (own[at : at + 32] for at in range(0, len(own), 32)):
+            span = slice(part[0], part[-1] + 1)
+            truth = normalization.forward(torch.as_tensor(np.asarray(tiles.dem[span])))[0]
+            with self.method.autocast():
+                error = (model.predict(tiles.rgb[span]) - truth)[~truth.isnan()].abs()
+            sums += torch.tensor([error.sum(dtype=torch.float64), error.numel()], dtype=torch.float64)
+        if self.processes > 1:
+            sums = sums.to(self.device)
+            dist.all_reduce(sums)
+        total, count = sums.tolist()
+        mae = total / count * (normalization.high - normalization.low) / 2
         if not math.isfinite(mae):
             raise NonFiniteLoss(
                 f"step {self.step}: predictions of the validation tiles are no longer finite; lower the learning rate "
                 f"and train in another folder ({self._last_good()})"
             )
-        means = {name: float(torch.stack([loss[name] for loss in losses]).mean()) for name in losses[0]}
-        rates = {name: optimizer.param_groups[0]["lr"] for name, optimizer in self.method.optimizers.items()}
-        if self.config.schedule == "plateau":
-            for plateau in self.plateaus.values():
-                plateau.step(mae)
-        row = {"epoch": epoch + 1, "step": self.step} | means | {"validation_mae": mae, "rate": rates["generator"]}
+        means = {name: float(np.mean([loss[name] for loss in self.losses])) for name in self.losses[0]}
+        rate = self._rates()["generator"]
+        for plateau in self.plateaus.values() if self.config.schedule == "plateau" else ():
+            plateau.step(mae)
+        row = {"epoch": epoch + 1, "step": self.step} | means | {"validation_mae": mae, "rate": rate}
         self.rows.append(row)
-        self._save(improved=mae < self.best)
+        self.losses = []
+        improved, self.best = mae < self.best, min(mae, self.best)
+        if not self.rank:
+            if improved:
+                save_checkpoint(self.folder, "best", self._weights(), self._meta())
+            with replacing(self.folder / "log.csv") as beside:
+                pd.DataFrame(self.rows).to_csv(beside, index=False)
+            self._save_last()  # last of all: where it is, the rest is too, wherever the run was interrupted
         return row
 
-    def _save(self, improved: bool) -> None:
+    def _weights(self) -> dict[str, Tensor]:
         weights = {f"weights.{name}": tensor for name, tensor in self.method.state_dict().items()}
-        self.best = min(self.best, self.rows[-1]["validation_mae"])
-        meta = self.identity | {
-            "normalization": asdict(self.data.normalization), "step": self.step, "best": self.best, "log": self.rows,
+        return weights | {f"weights.generator.{name}": tensor for name, tensor in self.generator.state_dict().items()}
+
+    def _meta(self) -> dict[str, Any]:
+        normalization = asdict(self.data.normalization)
+        return self.identity | {"normalization": normalization, "step": self.step, "best": self.best, "log": self.rows}
+
+    def _save_last(self) -> None:
+        state = self.method.optimizer_state()
+        if self.config.ema:
+            state |= {f"raw.{name}": tensor for name, tensor in self.method.generator.state_dict().items()}
+        meta = self._meta() | {
+            "rates": self._rates(), "plateaus": {name: plateau.state_dict() for name, plateau in self.plateaus.items()},
+            "losses": self.losses, "scaler": self.method.scaler.state_dict(), "environment": self.environment,
         }
-        if improved:
-            save_checkpoint(self.folder, "best", weights, meta)
-        state = {
-            f"optimizer.{name}.{index}.{field}": value
-            for name, optimizer in self.method.optimizers.items()
-            for index, values in optimizer.state_dict()["state"].items()
-            for field, value in values.items()
-        }
-        plateaus = {name: plateau.state_dict() for name, plateau in self.plateaus.items()}
-        rates = {name: optimizer.param_groups[0]["lr"] for name, optimizer in self.method.optimizers.items()}
-        with replacing(self.folder / "log.csv") as beside:
-            pd.DataFrame(self.rows).to_csv(beside, index=False)
-        # Last of all: a run whose last checkpoint is there has the rest too, wherever it was interrupted.
-        save_checkpoint(self.folder, "last", weights | state, meta | {"plateaus": plateaus, "rates": rates})
+        save_checkpoint(self.folder, "last", self._weights() | state, meta)
+        self.saved = time.monotonic()
 
     def resume(self) -> None:
         """Take up the folder's run where its last checkpoint left it, if there is one."""
-        path = self.folder / "last.json"
-        if not path.exists():
-            with replacing(self.folder / "config.json") as beside:
-                beside.write_text(json.dumps(self.identity, indent=1))
+        with first_alone(self.rank, self.processes):  # it may have to mend something
+            found = load_whole(self.folder, "last")
+        if found is None:
             return
-        tensors, meta = load_checkpoint(path)
-        for part, value in self.identity.items():
-            if meta.get(part) != value:
-                there, here = meta.get("config", {}), self.identity["config"]
-                other = ", ".join(f"{name}={there.get(name)}" for name in here if there.get(name) != here[name])
-                raise RunExists(
-                    f"{self.folder} holds a run with other {part}{other and f' ({other})'}: choose another folder, or "
-                    "remove it"
-                )
-        restore_weights(self.method, tensors, path)
-        for name, optimizer in self.method.optimizers.items():
-            state = optimizer.state_dict()
-            for key, value in tensors.items():
-                if key.startswith(f"optimizer.{name}."):
-                    index, field = key.removeprefix(f"optimizer.{name}.").split(".")
-                    state["state"].setdefault(int(index), {})[field] = value
-            state["param_groups"][0]["lr"] = meta["rates"][name]
-            optimizer.load_state_dict(state)
-            self.plateaus[name].load_state_dict(meta["plateaus"][name])
-        self.step, self.best, self.rows = meta["step"], meta["best"], meta["log"]
+        tensors, meta = found
+        same_run(meta, self.identity, self.folder)
+        changed = [f"{name} {was} is now {self.environment.get(name)}"
+                   for name, was in meta["environment"].items() if was != self.environment.get(name)]
+        if changed and meta["step"] < self.steps:
+            warnings.warn(f"{', '.join(changed)}: the run goes on, but may end with other bits", stacklevel=3)
+        restore_weights(self.method, tensors, self.folder / "last.json")
+        if self.config.ema:
+            self.generator.load_state_dict(self.method.generator.state_dict())
+            raw = {key.removeprefix("raw."): value for key, value in tensors.items() if key.startswith("raw.")}
+            self.method.generator.load_state_dict(raw)
+        self.method.restore_optimizers(tensors, meta["rates"])
+        for name, plateau in self.plateaus.items():
+            plateau.load_state_dict(meta["plateaus"][name])
+        self.method.scaler.load_state_dict(meta["scaler"])
+        self.step, self.best, self.rows, self.losses = meta["step"], meta["best"], meta["log"], meta["losses"]
+
+
+def _board(folder: Path, step: int):
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise InvalidConfig("TensorBoard is not installed: pip install tensorboard, or train without it") from error
+    return SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)

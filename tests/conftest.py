@@ -18,7 +18,7 @@ from hypothesis import settings
 from rasterio.transform import from_origin
 from stac_api import missing, stac_api
 
-from sat2dem_core import checkpoints, training
+from sat2dem_core import checkpoints, plots, training
 from sat2dem_core.config import preset
 
 matplotlib.use("Agg")
@@ -30,6 +30,7 @@ WEST, NORTH = 450_000.0, 4_480_000.0  # where test rasters begin, meters in UTM 
 
 
 def pytest_configure(config):
+    config.addinivalue_line("markers", "pictures: draw the pictures of a run's folder")
     # rasterio and rioxarray multiply affine transforms with an operator that affine 3 will drop; theirs to change.
     config.addinivalue_line("filterwarnings", "ignore:Use `@` matmul:PendingDeprecationWarning")
 
@@ -40,6 +41,13 @@ def isolated(tmp_path_factory, monkeypatch):
     monkeypatch.setenv("SAT2DEM_CACHE", str(tmp_path_factory.mktemp("cache")))
     for module in (training, checkpoints):
         monkeypatch.setattr(module, "pick_device", lambda: torch.device("cpu"))
+
+
+@pytest.fixture(autouse=True)
+def no_pictures(monkeypatch, request):
+    """A run's pictures take longer than a small run: only tests marked ``pictures`` have them drawn."""
+    if not request.node.get_closest_marker("pictures"):
+        monkeypatch.setattr(plots, "draw_run", lambda run: None)
 
 
 @pytest.fixture(scope="session")
@@ -128,6 +136,7 @@ def small():
 def trained(tmp_path_factory, hills, small) -> training.Run:
     """A finished run of ``small`` on ``hills``; tests only read it."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plots, "draw_run", lambda run: None)
         for module in (training, checkpoints):
             patch.setattr(module, "pick_device", lambda: torch.device("cpu"))
         return training.train(small, scene=hills, run=tmp_path_factory.mktemp("trained"), progress=False)

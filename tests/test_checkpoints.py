@@ -33,7 +33,11 @@ def test_saving_again_replaces_the_earlier_files(tmp_path):
     save_checkpoint(tmp_path, "best", SMALL, {"step": 1})
     save_checkpoint(tmp_path, "last", SMALL, {"step": 1})
     save_checkpoint(tmp_path, "best", LARGE, {"step": 2})
-    assert len(list(tmp_path.iterdir())) == 4
+    assert len(list(tmp_path.iterdir())) == 6
+    save_checkpoint(tmp_path, "best", {"w": torch.ones(3)}, {"step": 2})
+    save_checkpoint(tmp_path, "best", LARGE, {"step": 2})
+    assert len(list(tmp_path.iterdir())) == 6
+    assert load_checkpoint(tmp_path / "best.previous.json")[0]["w"].tolist() == [1, 1, 1]
     assert load_checkpoint(tmp_path / "best.json")[1]["step"] == 2
     assert load_checkpoint(tmp_path / "last.json")[1]["step"] == 1
 
@@ -116,7 +120,7 @@ def test_json_of_something_else_is_refused(run, text):
 
 @pytest.mark.parametrize("share", [0, 0.001, 0.5, 0.999])
 def test_weights_cut_short_are_refused(run, share):
-    (weights,) = run.glob("best-*.safetensors")
+    weights = run / rewrite(run)["weights"]
     content = weights.read_bytes()
     weights.write_bytes(content[: int(len(content) * share)])
     with pytest.raises(DamagedCheckpoint, match=rf"{weights.name} is not what was written .*copy the checkpoint again"):
@@ -124,7 +128,7 @@ def test_weights_cut_short_are_refused(run, share):
 
 
 def test_weights_with_one_bit_changed_are_refused(run):
-    (weights,) = run.glob("best-*.safetensors")
+    weights = run / rewrite(run)["weights"]
     content = bytearray(weights.read_bytes())
     content[-100] ^= 1
     weights.write_bytes(content)
@@ -132,9 +136,9 @@ def test_weights_with_one_bit_changed_are_refused(run):
         load_model(run)
 
 
-@pytest.mark.parametrize("pattern", ["best.json", "best-*.safetensors"])
+@pytest.mark.parametrize("pattern", ["best.json", "weights"])
 def test_missing_file_is_named(run, pattern):
-    (path,) = run.glob(pattern)
+    path = run / (pattern if pattern == "best.json" else rewrite(run)["weights"])
     path.unlink()
     with pytest.raises(DamagedCheckpoint, match=rf"{path.name} cannot be read .*copy the checkpoint again"):
         load_model(run)
@@ -189,7 +193,7 @@ def test_config_of_no_valid_model_ends_in_a_clear_error(run, name, value):
 
 
 def test_no_pickle_is_ever_loaded(run):
-    (weights,) = run.glob("best-*.safetensors")
+    weights = run / rewrite(run)["weights"]
     torch.save({"w": torch.ones(1)}, weights)
     rewrite(run, sha256=hashlib.sha256(weights.read_bytes()).hexdigest())
     with pytest.raises(DamagedCheckpoint, match=rf"{weights.name} is no safetensors file"):

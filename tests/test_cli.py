@@ -50,7 +50,7 @@ def test_evaluate_prints_every_question_beside_the_baselines(run, capsys):
         (["train", "--preset", "fast"], "unknown preset 'fast': choose one of cpu"),
         (["train", "--method", "pix2pixx"], "unknown method 'pix2pixx': choose one of unet"),
         (["train", "--epochs", "many"], "epochs is 'many': give a number (int)"),
-        (["train", "--flips", "maybe"], "flips is 'maybe': give true or false"),
+        (["train", "--crops", "maybe"], "crops is 'maybe': give true or false"),
         (["train", "--batch", "0"], "batch is 0: give a positive number"),
         (["evaluate", "nowhere"], "nowhere cannot be read"),
     ],

@@ -7,10 +7,9 @@ import pytest
 import torch
 
 from sat2dem_core.attention import build_attention
-from sat2dem_core.checkpoints import load_paper_weights
 from sat2dem_core.errors import DamagedCheckpoint
 from sat2dem_core.losses import Proposal, first_order
-from sat2dem_core.networks import PatchGAN, UNet
+from sat2dem_core.networks import PatchGAN, UNet, load_paper_weights
 
 
 def formula_weights(network: torch.nn.Module) -> torch.nn.Module:

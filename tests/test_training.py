@@ -1,3 +1,4 @@
+import json
 import math
 import os
 import signal
@@ -111,7 +112,11 @@ def test_run_logs_every_validation_and_keeps_best_and_last(trained, small):
     assert last["step"] == 6
     assert best["step"] == log.step[log.validation_mae.idxmin()] and best["best"] == log.validation_mae.min()
     assert best["config"]["features"] == small.features and len(best["data"]) == 64 and best["code"]
-    assert sorted(path.suffix for path in trained.folder.iterdir()) == [".csv"] + [".json"] * 3 + [".safetensors"] * 2
+    assert load_checkpoint(trained.folder / "last.previous.json")[1]["step"] == 4
+    named = {path.name: json.loads(path.read_text())["weights"] for path in trained.folder.glob("[bl]*.json")}
+    assert {"best.json", "last.json", "last.previous.json"} <= named.keys()
+    files = {path.name for path in trained.folder.iterdir()}
+    assert files == {"config.json", "environment.json", "log.csv", *named, *named.values()}
 
 
 def test_validation_mae_is_in_meters_of_the_training_objective(trained, hills, small):
@@ -170,7 +175,8 @@ def standstill(monkeypatch):
     schedule = training.ReduceLROnPlateau
     impatient = lambda optimizer, factor, patience: schedule(optimizer, factor=factor, patience=1)
     monkeypatch.setattr(training, "ReduceLROnPlateau", impatient)
-    monkeypatch.setattr(methods.UNetMethod, "update", lambda self, image, real, fake: {"loss": fake.detach().mean()})
+    losses = lambda self, image, dem, *share: {"loss": image.mean()}
+    monkeypatch.setattr(methods.UNetMethod, "step", losses)
 
 
 def test_plateau_halves_the_rate_when_validation_stands_still(go, small, standstill):
@@ -182,10 +188,10 @@ def test_plateau_goes_on_counting_after_an_interruption(go, small, standstill, m
     config, validate = replace(small, schedule="plateau", steps=12), training._Trainer._validate
     for last in (2, 4):
 
-        def interrupted(self, epoch, losses):
+        def interrupted(self, epoch):
             if epoch == last:
                 raise KeyboardInterrupt
-            return validate(self, epoch, losses)
+            return validate(self, epoch)
 
         monkeypatch.setattr(training._Trainer, "_validate", interrupted)
         with pytest.raises(KeyboardInterrupt):
@@ -197,13 +203,13 @@ def test_plateau_goes_on_counting_after_an_interruption(go, small, standstill, m
 def test_every_epoch_sees_every_tile_once_in_an_order_of_its_own(small, hills, tmp_path, monkeypatch):
     seen = []
 
-    def step(self, image, dem):
+    def step(self, image, dem, *share):
         seen.extend(tile.sum().item() for tile in image)
         return {"loss": torch.zeros(())}
 
     monkeypatch.setattr(methods.UNetMethod, "step", step)
     for seed in (0, 1):
-        train(replace(small, seed=seed, flips=False), scene=hills, run=tmp_path / str(seed), progress=False)
+        train(replace(small, seed=seed, flips="none"), scene=hills, run=tmp_path / str(seed), progress=False)
     epochs = [tuple(seen[start : start + 16]) for start in range(0, 96, 16)]
     assert len(set(epochs)) == 6  # three of each seed
     assert len({tuple(sorted(epoch)) for epoch in epochs}) == 1 and len(set(epochs[0])) == 16
@@ -221,7 +227,7 @@ def test_flips_turn_image_and_elevation_together(small, hills, monkeypatch, tmp_
 
     def update(self, image, real, fake):
         seen.append((image[:, 0], real[:, 0]))
-        return {"loss": torch.zeros(())}
+        yield "generator", fake.mean()
 
     monkeypatch.setattr(methods.UNetMethod, "update", update)
     scene = hills.copy(deep=True)
@@ -265,9 +271,9 @@ def test_explicit_folder_is_trained_although_the_cache_has_the_run(go, hills, sm
 
 
 def _counted(step, calls):
-    def counting(self, image, dem):
+    def counting(self, image, dem, *share):
         calls.append(len(image))
-        return step(self, image, dem)
+        return step(self, image, dem, *share)
 
     return counting
 
@@ -296,10 +302,22 @@ def test_folder_that_is_a_file_is_refused(go, small, tmp_path):
     assert (tmp_path / "run").read_text() == "mine"
 
 
-def test_damaged_last_checkpoint_is_named_not_replaced(go, small, tmp_path):
+@pytest.mark.parametrize("part", ["json", "weights"])
+def test_damaged_last_checkpoint_falls_back_to_the_one_before_with_a_warning(go, small, trained, tmp_path, part):
+    go(small)
+    meta = load_checkpoint(tmp_path / "run" / "last.json")[1]
+    path = tmp_path / "run" / ("last.json" if part == "json" else meta["weights"])
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.warns(UserWarning, match="going on from the one before it, of step 4"):
+        resumed = go(small)
+    assert_same_run(resumed, trained)
+
+
+def test_two_damaged_checkpoints_are_named_not_replaced(go, small, tmp_path):
     run = go(small)
-    (tmp_path / "run" / "last.json").write_text('{"weights": "la')
-    with pytest.raises(DamagedCheckpoint, match=r"last\.json is no whole checkpoint file"):
+    for name in ("last.json", "last.previous.json"):
+        (tmp_path / "run" / name).write_text('{"weights": "la')
+    with pytest.raises(DamagedCheckpoint, match=r"last\.previous\.json is no whole checkpoint file"):
         go(small)
     assert run.model("best").config == small
 
@@ -311,11 +329,11 @@ def test_damaged_last_checkpoint_is_named_not_replaced(go, small, tmp_path):
 def test_run_interrupted_at_a_step_resumes_to_the_same_bits(go, small, trained, monkeypatch, at):
     step, calls = methods.UNetMethod.step, []
 
-    def interrupted(self, image, dem):
+    def interrupted(self, image, dem, *share):
         calls.append(0)
         if len(calls) == at:
             raise KeyboardInterrupt
-        return step(self, image, dem)
+        return step(self, image, dem, *share)
 
     monkeypatch.setattr(methods.UNetMethod, "step", interrupted)
     with pytest.raises(KeyboardInterrupt):
@@ -357,11 +375,11 @@ for module in (training, checkpoints):
     module.pick_device = lambda: torch.device("cpu")
 step, calls = methods.UNetMethod.step, []
 
-def killed(self, image, dem):
+def killed(self, image, dem, *share):
     calls.append(0)
     if len(calls) == 10:
         os.kill(os.getpid(), signal.SIGKILL)
-    return step(self, image, dem)
+    return step(self, image, dem, *share)
 
 methods.UNetMethod.step = killed
 training.train(eval(sys.argv[1]), run=sys.argv[2], progress=False)
@@ -422,8 +440,8 @@ def test_huge_learning_rate_ends_in_an_error_and_the_checkpoints_are_from_before
 def test_weights_that_became_nan_after_the_last_loss_are_not_kept(go, small, tmp_path, monkeypatch):
     step = methods.UNetMethod.step
 
-    def poisoned(self, image, dem):
-        losses = step(self, image, dem)
+    def poisoned(self, image, dem, *share):
+        losses = step(self, image, dem, *share)
         if self.poison:
             torch.nn.init.constant_(self.generator.final_up[0].bias, torch.nan)
         self.poison = not self.poison
