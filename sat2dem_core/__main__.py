@@ -1,11 +1,12 @@
 """The module from a shell: ``python -m sat2dem_core`` with ``data``, ``train``, ``evaluate`` or ``study``."""
 
 import argparse
+import os
 import sys
 from dataclasses import fields
 from pathlib import Path
 
-from sat2dem_core.config import PRESETS, Config, Request, preset, source
+from sat2dem_core.config import PRESETS, Config, Request, meanings, preset, source
 from sat2dem_core.errors import InvalidConfig, InvalidRegion, Sat2DEMError
 from sat2dem_core.files import ZENODO
 
@@ -17,12 +18,18 @@ def parser() -> argparse.ArgumentParser:
 
     _add_data(verbs.add_parser("data", help="build, fetch, check or convert data sets").add_subparsers(dest="what", required=True))
 
-    train = verbs.add_parser("train", help="train a model, or resume or load the run that is already there")
+    train = verbs.add_parser(
+        "train", help="train a model, or resume or load the run that is already there",
+        description="Train a model, or resume or load the run that is already there. On several GPUs: python -m "
+        "torch.distributed.run --nproc-per-node 2 -m sat2dem_core train ...",
+    )
     train.add_argument("--preset", default="cpu", help=f"settings to start from: {', '.join(PRESETS)} (default: cpu)")
     train.add_argument("--run", metavar="DIR", help="the run's folder (default: a cache folder named after the settings)")
-    settings = train.add_argument_group("settings", "each in place of the preset's")
+    train.add_argument("--tensorboard", action="store_true", help="write the log for TensorBoard too, into the run's folder")
+    settings = train.add_argument_group("settings", "each in place of the preset's; in brackets the value in preset cpu")
     for field in fields(Config):
-        settings.add_argument(f"--{field.name.replace('_', '-')}", metavar=field.type.__name__.upper())
+        meaning = f"{meanings()[field.name]} [{field.default}]".replace("%", "%%")
+        settings.add_argument(f"--{field.name.replace('_', '-')}", metavar=field.type.__name__.upper(), help=meaning)
 
     evaluate = verbs.add_parser("evaluate", help="score a run's best checkpoint on its held-out tiles, in meters")
     evaluate.add_argument("run", metavar="DIR", help="a run's folder")
@@ -139,7 +146,9 @@ def _train(args: argparse.Namespace) -> None:
 
     given = {field: getattr(args, field.name) for field in fields(Config)}
     changes = {field.name: _read(field, text) for field, text in given.items() if text is not None}
-    run = train(preset(args.preset, **changes), run=args.run)
+    run = train(preset(args.preset, **changes), run=args.run, tensorboard=args.tensorboard)
+    if int(os.environ.get("RANK", 0)):
+        return  # one of several processes speaks for all
     best = run.log.sort_values("validation_mae").iloc[0]
     print(f"{run.folder}: validation MAE {best.validation_mae:.1f} m at step {best.step:.0f}")
 

@@ -25,17 +25,17 @@ class Config:
         version: which of the paper's splits, 1 to 4.
         tile: side of a tile, px: a power of two from 32 to 512.
         stride: px between neighboring training tiles. Held-out tiles never overlap.
-        method: a name of :data:`sat2dem_core.methods.METHODS`.
-        attention: a name of :data:`sat2dem_core.attention.ATTENTIONS`.
+        method: ``unet``, ``pix2pix`` or ``drpan``; see :data:`sat2dem_core.methods.METHODS`.
+        attention: ``none``, ``cbam``, ``gam`` or ``simam``; see :data:`sat2dem_core.attention.ATTENTIONS`.
         attention_form: ``"paper"``, or ``"original"`` as the block's own article has it.
         drpan: ``"flow"``, reviser and region send their gradients to the generator, or ``"detached"``, they do not.
-        normalization: a name of :data:`sat2dem_core.normalize.NORMALIZATIONS`.
+        normalization: ``global`` or ``shift``; see :mod:`sat2dem_core.normalize`.
         features: channels of the first level of the U-Net.
         critic_features: those of discriminator and reviser.
         l1_weight: factor of the L1 loss.
         region_weight: factor of DRPAN's region loss.
         penalty_weight: factor of the reviser's gradient penalty.
-        gradient: a name of :data:`sat2dem_core.losses.GRADIENTS`.
+        gradient: term ``none``, ``first``, ``second``, ``fused`` or ``slope``; see :data:`sat2dem_core.losses.GRADIENTS`.
         gradient_weight: factor of the first-order (or slope) term.
         second_weight: factor of the second-order term.
         learning_rate: Adam's.
