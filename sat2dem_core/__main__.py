@@ -21,11 +21,11 @@ def parser() -> argparse.ArgumentParser:
     train = verbs.add_parser(
         "train", help="train a model, or resume or load the run that is already there",
         description="Train a model, or resume or load the run that is already there. On several GPUs: python -m "
-        "torch.distributed.run --nproc-per-node 2 -m sat2dem_core train ...",
+        "torch.distributed.run --nproc-per-node 2 -m -- sat2dem_core train ...",
     )
     train.add_argument("--preset", default="cpu", help=f"settings to start from: {', '.join(PRESETS)} (default: cpu)")
-    train.add_argument("--run", metavar="DIR", help="the run's folder (default: a cache folder named after the settings)")
-    train.add_argument("--tensorboard", action="store_true", help="write the log for TensorBoard too, into the run's folder")
+    train.add_argument("--run", metavar="DIR", help="the run's folder (default: a cache folder named after settings and data)")
+    train.add_argument("--tensorboard", action="store_true", help="write the log for TensorBoard too, in the run's folder")
     settings = train.add_argument_group("settings", "each in place of the preset's; in brackets the value in preset cpu")
     for field in fields(Config):
         meaning = f"{meanings()[field.name]} [{field.default}]".replace("%", "%%")

@@ -24,7 +24,7 @@ import xarray as xr
 from torch import Tensor
 
 from sat2dem_core.config import FLIPS, Config
-from sat2dem_core.errors import InvalidConfig, NoTiles, WrongShape
+from sat2dem_core.errors import InvalidConfig, LostProcess, NoTiles, WrongShape
 from sat2dem_core.normalize import Normalization, scale_image
 from sat2dem_core.scenes import open_scene
 from sat2dem_core.tiles import Tiles, cut, divide, paper_split
@@ -227,6 +227,24 @@ def first_alone(rank: int, processes: int) -> Iterator[None]:
     yield
     if processes > 1 and not rank:
         dist.barrier()
+
+
+@contextmanager
+def together(processes: int, run: object) -> Iterator[None]:
+    """Say so where the body fails because another process is gone.
+
+    Raises:
+        LostProcess: that is what happened.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if processes == 1 or not isinstance(error, dist.DistError) and "gloo" not in str(error):
+            raise
+        raise LostProcess(
+            f"another process of the run in {run} is gone: look at its message, and start the same command again to go "
+            "on from the last checkpoint"
+        ) from error
 
 
 def processor() -> str:

@@ -51,6 +51,9 @@ class Method(nn.Module):
         self.half = half_type(self.device) if self.config.precision == "mixed" else None
         # Only float16 needs it: its smallest numbers are larger than many gradients.
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.half == torch.float16)
+        if self.device.type == "cuda":
+            torch.backends.cudnn.benchmark = True  # every batch has one shape
+            torch.backends.cuda.matmul.allow_tf32 = self.half is not None  # convolutions have it anyway
         for name, network in self.named_children():
             if self.half is not None and self.device.type == "cuda":  # what tensor cores read; processors gain nothing
                 network.to(memory_format=torch.channels_last)

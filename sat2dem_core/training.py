@@ -29,13 +29,13 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from tqdm import tqdm
 
 from sat2dem_core.batches import (
-    Batch, Batches, Data, first_alone, is_out_of_memory, join, memory_advice, prepare, processor,
+    Batch, Batches, Data, first_alone, is_out_of_memory, join, memory_advice, prepare, processor, together,
 )
 from sat2dem_core.checkpoints import (
     Model, Run, cache_folder, claimed, code_version, load_whole, restore_weights, same_run, save_checkpoint,
 )
 from sat2dem_core.config import Config
-from sat2dem_core.errors import InvalidConfig, LostProcess, NonFiniteLoss, OutOfMemory
+from sat2dem_core.errors import InvalidConfig, NonFiniteLoss, OutOfMemory
 from sat2dem_core.files import replacing
 from sat2dem_core.methods import build_method
 from sat2dem_core.networks import pick_device
@@ -77,17 +77,9 @@ def train(
         key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
         run = cache_folder() / "runs" / f"{config.method}-{config.normalization}-{key}"
     trainer = _Trainer(config, data, Path(run), identity, device, rank, processes)
-    try:
-        with nullcontext() if rank else claimed(trainer.folder):
-            trainer.resume()
-            trainer.fit(progress and not rank, tensorboard and not rank)
-    except RuntimeError as error:
-        if processes == 1 or not isinstance(error, dist.DistError) and "gloo" not in str(error):
-            raise
-        raise LostProcess(
-            f"another process of the run in {run} is gone: look at its message, and start the same command again to go "
-            "on from the last checkpoint"
-        ) from error
+    with together(processes, run), nullcontext() if rank else claimed(trainer.folder):
+        trainer.resume()
+        trainer.fit(progress and not rank, tensorboard and not rank)
     return Run(Path(run), data)
 
 
@@ -134,10 +126,10 @@ class _Trainer:
                 torch.backends.cuda.matmul.allow_tf32 = self.method.half is not None  # convolutions have it anyway
             batches = Batches(self.data, self.config, self.device, self.rank, self.processes)
             board = _board(self.folder, self.step) if tensorboard else None
-            tiles = self.config.batch
+            tiles = len(self.data.train) / self.epoch_steps  # in a step, on average: an epoch's last batch is shorter
             with (
                 torch.random.fork_rng(self._devices()),
-                tqdm(total=self.steps * tiles, initial=self.step * tiles, unit="tile", disable=not progress) as bar,
+                tqdm(total=round(self.steps * tiles), initial=round(self.step * tiles), unit="tile", disable=not progress) as bar,
             ):
                 while self.step < self.steps:
                     epoch = self.step // self.epoch_steps

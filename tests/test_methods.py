@@ -3,6 +3,7 @@ import itertools
 import pytest
 import torch
 
+from sat2dem_core import methods
 from sat2dem_core.attention import ATTENTIONS
 from sat2dem_core.checkpoints import load_model
 from sat2dem_core.config import preset
@@ -112,6 +113,51 @@ def test_gradient_terms_add_to_the_reconstruction():
     sizes = {name: started(gradient=name).reconstruction(fake, dem).item() for name in ("none", "first", "second", "fused")}
     assert sizes["none"] < sizes["first"] < sizes["fused"]
     assert sizes["fused"] == pytest.approx(sizes["first"] + sizes["second"] - sizes["none"])
+
+
+@pytest.mark.parametrize("parts", [2, 3, 5])
+@pytest.mark.parametrize("name", METHODS)
+def test_a_batch_in_parts_gives_the_update_of_the_whole(name, parts):
+    """Dropout and the reviser's mixture included; 5 tiles in 2 or 3 parts make uneven ones."""
+    image, dem = pair(5)
+    dem[1, :, 4:9] = torch.nan
+    runs = {count: started(method=name, accumulate=count) for count in (1, parts)}
+    losses = {count: method.step(image, dem) for count, method in runs.items()}
+    assert losses[1].keys() == losses[parts].keys()
+    for key in losses[1]:
+        torch.testing.assert_close(losses[parts][key], losses[1][key])
+    gradients = [[p.grad for p in method.parameters()] for method in runs.values()]
+    for whole, summed in zip(*gradients):
+        torch.testing.assert_close(summed, whole, rtol=1e-6, atol=1e-9)
+    for whole, summed in zip(runs[1].parameters(), runs[parts].parameters()):
+        torch.testing.assert_close(summed, whole, rtol=0, atol=2e-4)  # Adam's first step is the gradient's sign
+
+
+def test_parts_of_a_batch_never_hold_the_graph_of_more_than_one(monkeypatch):
+    method, (image, dem), kept = started(method="pix2pix", accumulate=4), pair(8), []
+    forward = method.generator.forward
+    monkeypatch.setattr(method.generator, "forward", lambda x: kept.append((len(x), torch.is_grad_enabled())) or forward(x))
+    method.step(image, dem)
+    assert kept == [(2, False)] * 4 + [(2, True)] * 4
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_mixed_precision_computes_convolutions_in_16_bits_and_ends_in_float32(name, monkeypatch):
+    """Forced on: it is emulated where the processor has no such instructions."""
+    monkeypatch.setattr(methods, "half_type", lambda device: torch.bfloat16)
+    results = {}
+    for precision in ("float32", "mixed"):
+        method, types = started(method=name, precision=precision).float(), []
+        for module in method.modules():
+            if isinstance(module, torch.nn.Conv2d | torch.nn.ConvTranspose2d):
+                module.register_forward_hook(lambda module, given, out: types.append(out.dtype))
+        losses = method.step(*(tensor.float() for tensor in pair()))
+        assert all(loss.dtype == torch.float32 for loss in losses.values())
+        assert all(p.dtype == p.grad.dtype == torch.float32 for p in method.parameters())
+        results[precision] = losses["loss"], set(types)
+    assert results["float32"][1] == {torch.float32}
+    assert results["mixed"][1] == {torch.float32, torch.bfloat16}
+    torch.testing.assert_close(results["mixed"][0], results["float32"][0], rtol=0.02, atol=0)
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,16 @@ def test_study_makes_a_row_a_run_that_says_where_it_comes_from(small, tmp_path):
     assert table["relief SSIM"].isna().all()  # not defined, so blank
 
 
+def test_search_scores_on_validation_tiles_and_never_sees_the_held_out_ones(small, tmp_path, monkeypatch):
+    small.write_text('part = "validation"\n' + small.read_text())
+    seen, evaluate = [], study.evaluate
+    monkeypatch.setattr(study, "evaluate", lambda model, tiles, train: seen.append(tiles.ids) or evaluate(model, tiles, train))
+    table = study.run_study(small, tmp_path / "table.csv")
+    data = study.train(study.settings(study.read_study(small)[0]), progress=False).data
+    assert seen == [data.validation.ids] * 3 and not set(seen[0]) & set(data.test.ids)
+    assert (table["validation tiles"] == len(data.validation)).all() and "test tiles" not in table
+
+
 def test_interrupted_study_keeps_the_rows_it_has(small, tmp_path, monkeypatch):
     path = tmp_path / "table.csv"
     study.run_study(small, path)
@@ -48,6 +58,7 @@ def test_interrupted_study_keeps_the_rows_it_has(small, tmp_path, monkeypatch):
         ('presets = "cpu"\n[[grid]]', InvalidConfig, "holds presets"),
         ('preset = "cpu"', InvalidConfig, "no grid"),
         ("[[grid]]\nseeds = [1]", UnknownName, "unknown setting 'seeds': choose one of scene"),
+        ('part = "train"\n[[grid]]\nseed = 1', UnknownName, "unknown part 'train': choose one of validation, test"),
         ('preset = "fast"\n[[grid]]\nseed = 1', UnknownName, "choose one of cpu, gpu, paper"),
     ],
 )
