@@ -72,8 +72,15 @@ def prepare(config: Config, scene: xr.Dataset | None = None) -> Data:
         scene = open_scene(config.scene) if scene is None else scene
         parts = _cut_parts(config, scene)
         region = divide(scene)[0] if config.crops else None
-    elevations = np.concatenate([part.dem for part in parts])
-    return Data(*parts, Normalization.fit(config.normalization, elevations), region)
+    extremes = np.concatenate([_extremes(part) for part in parts])
+    return Data(*parts, Normalization.fit(config.normalization, extremes), region)
+
+
+def _extremes(tiles: Tiles) -> np.ndarray:
+    """Lowest and highest point of each tile, (N, 1, 2) meters: all that a normalization asks, read some tiles at a time."""
+    parts = (np.asarray(tiles.dem[at : at + 256]) for at in range(0, len(tiles), 256))
+    rows = [(np.fmin.reduce(part, (1, 2)), np.fmax.reduce(part, (1, 2))) for part in parts]
+    return np.concatenate([np.stack(row, -1)[:, None] for row in rows])
 
 
 def _cut_parts(config: Config, scene: xr.Dataset) -> list[Tiles]:

@@ -14,6 +14,7 @@ tiles on (n + 1) / 2 with the normalization's ``ssim_range``. Nodata counts nowh
 import math
 from collections.abc import Callable
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -134,7 +135,7 @@ def evaluate(model: Model, test: Tiles, train: Tiles) -> pd.DataFrame:
         One row for each question and predictor, with MAE, RMSE (meters), SSIM and R2. SSIM is None for relief, on
         which the paper does not define it.
     """
-    truth, seen = torch.from_numpy(test.dem), torch.from_numpy(train.dem)
+    truth, seen = (torch.from_numpy(np.asarray(tiles.dem)) for tiles in (test, train))
     answers = elevations(model, test.rgb, truth)
     predictors: dict[str, Callable[[str], Tensor]] = {
         model.config.method: answers.__getitem__,

@@ -22,6 +22,7 @@ import xarray as xr
 import zarr
 from dask.distributed import Client, as_completed
 from numcodecs import Blosc
+from psutil import virtual_memory
 from tqdm import tqdm
 
 from sat2dem_core import stac
@@ -123,8 +124,11 @@ def open_store(path: str | os.PathLike) -> xr.Dataset:
     return dataset
 
 
-def read_tiles(path: str | os.PathLike, numbers: Iterable[int] | None = None) -> Tiles:
+def read_tiles(path: str | os.PathLike, numbers: Iterable[int] | None = None, *, lazy: bool = False) -> Tiles:
     """Tiles of a store in memory, all of them or those of the given positions in the store, in that order.
+
+    Args:
+        lazy: leave pixels and elevation on disk, in arrays that read what they are indexed with.
 
     Raises:
         DamagedStore: see :func:`open_store`.
@@ -132,14 +136,15 @@ def read_tiles(path: str | os.PathLike, numbers: Iterable[int] | None = None) ->
     dataset = open_store(path)
     if numbers is not None:
         dataset = dataset.isel(tile=list(numbers))
+    rgb, dem = (dataset.rgb, dataset.dem) if lazy else (dataset.rgb.values, dataset.dem.values)
     return Tiles(
-        rgb=dataset.rgb.values, dem=dataset.dem.values, ids=tuple(map(str, dataset.tile.values)),
+        rgb=rgb, dem=dem, ids=tuple(map(str, dataset.tile.values)),
         corners=np.zeros((dataset.sizes["tile"], 2), int), gsd=(RESOLUTION, RESOLUTION),
     )
 
 
 def read_parts(path: str | os.PathLike, split: str = "space", version: int = 1) -> tuple[Tiles, Tiles, Tiles]:
-    """A store's tiles to train on, to validate and to test.
+    """A store's tiles to train on, to validate and to test; on disk where they would take most of the free memory.
 
     Args:
         split: ``space``, by ground (:func:`sat2dem_core.grid.block_split`), or ``paper``, shuffled
@@ -159,7 +164,8 @@ def read_parts(path: str | os.PathLike, split: str = "space", version: int = 1) 
     parts = [sorted(set(part) - empty) for part in numbers]
     if not all(parts):
         raise NoTiles(f"the {count} tiles of {path} are too few for three parts: build a larger region")
-    return tuple(read_tiles(path, part) for part in parts)
+    large = 2 * (dataset.rgb.nbytes + dataset.dem.nbytes) > virtual_memory().available
+    return tuple(read_tiles(path, part, lazy=large) for part in parts)
 
 
 def _cells(dataset: xr.Dataset, path) -> list[Cell]:

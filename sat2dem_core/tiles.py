@@ -20,7 +20,7 @@ PAPER_TILES = 10237  # Zenodo record 14647632
 
 @dataclass(frozen=True)
 class Tiles:
-    """Square tiles in memory.
+    """Square tiles in memory, or on disk where :func:`sat2dem_core.store.read_tiles` leaves them there.
 
     Attributes:
         rgb: (N, 3, T, T) uint8.
@@ -53,8 +53,9 @@ class Tiles:
     def fingerprint(self) -> str:
         """SHA-256 of every pixel and id, to tell whether two runs saw the same data."""
         digest = hashlib.sha256(",".join(self.ids).encode())
-        digest.update(np.ascontiguousarray(self.rgb).data)
-        digest.update(np.ascontiguousarray(self.dem).data)
+        for array in (self.rgb, self.dem):
+            for at in range(0, len(self), 256):  # arrays on disk may be larger than memory
+                digest.update(np.ascontiguousarray(array[at : at + 256]).data)
         return digest.hexdigest()
 
 

@@ -8,20 +8,23 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 import zarr
 from catalog import BORDER
 from dask.distributed import Client, LocalCluster
 
-from sat2dem_core import stac
+from sat2dem_core import stac, store
+from sat2dem_core.checkpoints import load_checkpoint
 from sat2dem_core.config import Request, preset, source
 from sat2dem_core.errors import DamagedStore, EmptySearch, NoTiles, Unreachable, WrongShape
 from sat2dem_core.grid import PIXELS, SIDE, Cell
 from sat2dem_core.store import assemble, build, open_store, read_parts, read_tiles
-from sat2dem_core.training import prepare
+from sat2dem_core.training import prepare, train
 
 REGION = (-6.04, 40.85, -5.96, 40.91)  # tiles of two UTM zones
 
@@ -245,6 +248,20 @@ def test_a_store_is_a_scene_to_train_on(many):
     assert 990 < data.normalization.low < 1010 and 1630 < data.normalization.high < 1640
     with pytest.raises(WrongShape, match="have 256 px: set tile=256"):
         prepare(preset("cpu", scene=str(many), tile=64))
+
+
+def test_a_store_larger_than_memory_streams_and_gives_the_same_run(many, tmp_path, monkeypatch, capsys):
+    config = preset("cpu", scene=str(many), tile=PIXELS, features=1, batch=3, steps=3)
+    in_memory = train(config, run=tmp_path / "memory", progress=False)
+    assert "stream" not in capsys.readouterr().err
+    monkeypatch.setattr(store, "virtual_memory", lambda: SimpleNamespace(available=1_000_000))
+    streamed = train(config, run=tmp_path / "streamed", progress=False)
+    assert "the training tiles stay on disk and stream from there\n" in capsys.readouterr().err
+    assert type(streamed.data.train.rgb) is not np.ndarray
+    for name in ("best", "last"):
+        ours, theirs = (load_checkpoint(run.folder / f"{name}.json") for run in (in_memory, streamed))
+        assert all(torch.equal(tensor, theirs[0][key]) for key, tensor in ours[0].items())
+        assert ours[1]["data"] == theirs[1]["data"] and ours[1]["normalization"] == theirs[1]["normalization"]
 
 
 def test_too_few_tiles_for_a_split(built):
