@@ -141,22 +141,27 @@ def test_parts_of_a_batch_never_hold_the_graph_of_more_than_one(monkeypatch):
     assert kept == [(2, False)] * 4 + [(2, True)] * 4
 
 
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("name", METHODS)
-def test_mixed_precision_computes_convolutions_in_16_bits_and_ends_in_float32(name, monkeypatch):
+def test_mixed_precision_computes_convolutions_in_16_bits_and_ends_in_float32(name, half, monkeypatch):
     """Forced on: it is emulated where the processor has no such instructions."""
-    monkeypatch.setattr(methods, "half_type", lambda device: torch.bfloat16)
-    results = {}
+    monkeypatch.setattr(methods, "half_type", lambda device: half)
+    results, ends = {}, []
+    end = lambda module, given, out: ends.append((given[0].dtype, out.dtype))
     for precision in ("float32", "mixed"):
         method, types = started(method=name, precision=precision).float(), []
         for module in method.modules():
             if isinstance(module, torch.nn.Conv2d | torch.nn.ConvTranspose2d):
                 module.register_forward_hook(lambda module, given, out: types.append(out.dtype))
+        for last in [method.generator.final_up, *(critic.final for key, critic in method.named_children() if key != "generator")]:
+            last.register_forward_hook(end)
         losses = method.step(*(tensor.float() for tensor in pair()))
         assert all(loss.dtype == torch.float32 for loss in losses.values())
         assert all(p.dtype == p.grad.dtype == torch.float32 for p in method.parameters())
         results[precision] = losses["loss"], set(types)
+    assert set(ends) == {(torch.float32, torch.float32)}
     assert results["float32"][1] == {torch.float32}
-    assert results["mixed"][1] == {torch.float32, torch.bfloat16}
+    assert results["mixed"][1] == {torch.float32, half}
     torch.testing.assert_close(results["mixed"][0], results["float32"][0], rtol=0.02, atol=0)
 
 

@@ -1,9 +1,7 @@
 import json
 import math
 import os
-import signal
-import subprocess
-import sys
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -14,8 +12,8 @@ import torch
 from sat2dem_core import checkpoints, methods, training
 from sat2dem_core.checkpoints import load_checkpoint, load_model
 from sat2dem_core.errors import (
-    CannotWrite, DamagedCheckpoint, FlatElevation, NoElevation, NonFiniteLoss, NoTiles, RunExists, UnknownName,
-    WrongShape,
+    CannotWrite, DamagedCheckpoint, FlatElevation, NoElevation, NonFiniteLoss, NoTiles, OutOfMemory, RunExists,
+    UnknownName, WrongShape,
 )
 from sat2dem_core.training import prepare, train
 
@@ -362,34 +360,28 @@ def test_run_interrupted_at_a_write_resumes_to_the_same_bits(go, small, trained,
     assert not [path for path in resumed.folder.iterdir() if path.name.startswith(".")]
 
 
-def test_run_killed_outright_resumes_to_the_same_bits(small, tmp_path):
-    """A real SIGKILL in the middle of the third epoch, in another process."""
-    program = """
-import os, signal, sys
-import torch
-from sat2dem_core import checkpoints, methods, training
-from sat2dem_core.config import Config
+def test_change_of_environment_is_warned_of_and_the_run_goes_on(go, small, tmp_path, monkeypatch, recwarn):
+    validate = training._Trainer._validate
 
-torch.set_num_threads(1)
-for module in (training, checkpoints):
-    module.pick_device = lambda: torch.device("cpu")
-step, calls = methods.UNetMethod.step, []
+    def interrupted(self, epoch):
+        if epoch == 1:
+            raise KeyboardInterrupt
+        return validate(self, epoch)
 
-def killed(self, image, dem, *share):
-    calls.append(0)
-    if len(calls) == 10:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return step(self, image, dem, *share)
-
-methods.UNetMethod.step = killed
-training.train(eval(sys.argv[1]), run=sys.argv[2], progress=False)
-"""
-    config = replace(small, stride=32, steps=12)
-    child = subprocess.run([sys.executable, "-c", program, repr(config), str(tmp_path / "killed")], capture_output=True)
-    assert child.returncode == -signal.SIGKILL, child.stderr
-    assert load_checkpoint(tmp_path / "killed" / "last.json")[1]["step"] == 8
-    resumed = train(config, run=tmp_path / "killed", progress=False)
-    assert_same_run(resumed, train(config, run=tmp_path / "whole", progress=False))
+    monkeypatch.setattr(training._Trainer, "_validate", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        go(small)
+    monkeypatch.setattr(training._Trainer, "_validate", validate)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
+    monkeypatch.setattr(training, "processor", lambda: "another processor")
+    with pytest.warns(UserWarning, match="is now another processor, threads 1 is now 7: the run goes on, but may end with other bits"):
+        run = go(small)
+    assert run.log.step.tolist() == [2, 4, 6]
+    assert json.loads((tmp_path / "run" / "environment.json").read_text())["threads"] == 7
+    monkeypatch.undo()
+    recwarn.clear()
+    go(small)  # what is finished is only loaded: no word
+    assert not recwarn.list
 
 
 def test_full_disk_while_training_leaves_the_earlier_checkpoints_and_the_run_goes_on(
@@ -414,6 +406,40 @@ def test_full_disk_while_training_leaves_the_earlier_checkpoints_and_the_run_goe
     assert_same_run(go(small), trained)
 
 
+# --- memory -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_memory(monkeypatch):
+    """A device on which a step of more than three tiles at once does not fit."""
+    update = methods.UNetMethod.update
+
+    def limited(self, image, real, fake):
+        if len(image) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return update(self, image, real, fake)
+
+    monkeypatch.setattr(methods.UNetMethod, "update", limited)
+
+
+def test_batch_that_does_not_fit_ends_in_advice_that_works(go, small, small_memory, trained, tmp_path):
+    with pytest.raises(OutOfMemory, match="^8 tiles at once do not fit .*; 3 do: use batch=3, or accumulate=3, which gives"):
+        go(small)
+    assert not (tmp_path / "run" / "last.json").exists()
+    run = go(replace(small, accumulate=3), "accumulated")
+    np.testing.assert_allclose(run.log, trained.log, rtol=1e-4)
+    assert go(replace(small, batch=3), "smaller").log.step.iloc[-1] == 6
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory(go, small, monkeypatch):
+    def broken(*args):
+        raise RuntimeError("something else")
+
+    monkeypatch.setattr(methods.UNetMethod, "step", broken)
+    with pytest.raises(RuntimeError, match="^something else$"):
+        go(small)
+
+
 # --- losses that blow up ----------------------------------------------------------------------------------------------
 
 
@@ -429,6 +455,20 @@ def test_poisoned_tile_is_named_with_its_step(go, hills, small, monkeypatch, tmp
     data.train.dem[:, 3, 3] = np.inf
     with pytest.raises(NonFiniteLoss, match="^step 1:"):
         go(small, "again")
+
+
+def test_loss_that_blows_up_later_names_the_last_good_checkpoint(go, small, tmp_path, monkeypatch):
+    step, calls = methods.UNetMethod.step, []
+
+    def poisoned(self, image, dem, *share):
+        calls.append(0)
+        return step(self, image * (torch.nan if len(calls) == 6 else 1), dem, *share)
+
+    monkeypatch.setattr(methods.UNetMethod, "step", poisoned)
+    last = re.escape(str(tmp_path / "run" / "last.json"))
+    with pytest.raises(NonFiniteLoss, match=rf"^step 6: the loss is nan, on tiles .*\(the last good checkpoint is {last}\)"):
+        go(small)
+    assert load_checkpoint(tmp_path / "run" / "last.json")[1]["step"] == 4
 
 
 def test_huge_learning_rate_ends_in_an_error_and_the_checkpoints_are_from_before(go, small, tmp_path):
