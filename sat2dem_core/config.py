@@ -127,9 +127,10 @@ PRESETS = {
         tile=256, stride=64, features=64, critic_features=64, learning_rate=2e-4, batch=32, steps=40_000,
         validate_every=5, precision="mixed",
     ),
+    # The authors' code, whose DRPAN sends no gradient from reviser and region to the generator.
     "paper": Config(
         split="paper", tile=256, stride=256, features=64, critic_features=64, learning_rate=2e-4, batch=32, schedule="plateau",
-        epochs=500,
+        epochs=500, drpan="detached",
     ),
 }
 

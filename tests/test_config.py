@@ -4,15 +4,24 @@ import pytest
 
 from sat2dem_core.config import PRESETS, Config, preset
 from sat2dem_core.errors import InvalidConfig, UnknownName
+from sat2dem_core.methods import build_method
 
 
 def test_paper_preset_is_the_authors_settings():
-    expected = {
-        "tile": 256, "features": 64, "learning_rate": 2e-4, "batch": 32, "epochs": 500, "l1_weight": 100,
-        "schedule": "plateau", "split": "paper", "flips": "both", "precision": "float32", "ema": 0, "accumulate": 1, "crops": False,
+    """Field by field; what the authors name no value for is off, and what a schedule does not use stands at its default."""
+    assert asdict(preset("paper")) == {
+        "scene": "rocky-mountain", "split": "paper", "version": 1, "tile": 256, "stride": 256,
+        "method": "unet", "attention": "none", "attention_form": "paper", "drpan": "detached", "normalization": "shift",
+        "features": 64, "critic_features": 64, "l1_weight": 100, "region_weight": 10, "penalty_weight": 10,
+        "gradient": "none", "gradient_weight": 20, "second_weight": Config.second_weight,
+        "learning_rate": 2e-4, "batch": 32, "accumulate": 1, "schedule": "plateau", "warmup": Config.warmup, "ema": 0,
+        "steps": Config.steps, "epochs": 500, "validate_every": 1, "flips": "both", "crops": False,
+        "precision": "float32", "compile": False, "seed": 0,
     }
-    paper = asdict(preset("paper"))
-    assert {name: paper[name] for name in expected} == expected
+    method = build_method(preset("paper", method="drpan"))
+    method.start(meters=1.0, gsd=(30.0, 30.0))
+    assert {kind.defaults["betas"] for kind in method.optimizers.values()} == {(0.5, 0.999)}
+    assert {kind.defaults["lr"] for kind in method.optimizers.values()} == {2e-4} and len(method.optimizers) == 3
 
 
 def test_changes_replace_settings_and_leave_the_preset_alone():
