@@ -92,7 +92,8 @@ class _Trainer:
     ):
         self.config, self.data, self.folder, self.identity = config, data, folder, identity
         self.device, self.rank, self.processes = device, rank, processes
-        with torch.random.fork_rng(self._devices()):
+        self.drawing = [device] if device.type == "cuda" else []  # whose random state is put back, beside the host's
+        with torch.random.fork_rng(self.drawing):
             torch.manual_seed(config.seed)
             self.method = build_method(config).to(device)
         span = data.normalization.high - data.normalization.low
@@ -111,9 +112,6 @@ class _Trainer:
             "threads": torch.get_num_threads(), "processes": processes, "16 bits": str(self.method.half),
         }
 
-    def _devices(self) -> list[torch.device]:
-        return [self.device] if self.device.type == "cuda" else []
-
     def fit(self, progress: bool, tensorboard: bool) -> None:
         """Train from the present step to the last."""
         if self.step < self.steps:
@@ -128,7 +126,7 @@ class _Trainer:
             board = _board(self.folder, self.step) if tensorboard else None
             tiles = len(self.data.train) / self.epoch_steps  # in a step, on average: an epoch's last batch is shorter
             with (
-                torch.random.fork_rng(self._devices()),
+                torch.random.fork_rng(self.drawing),
                 tqdm(total=round(self.steps * tiles), initial=round(self.step * tiles), unit="tile", disable=not progress) as bar,
             ):
                 while self.step < self.steps:
@@ -174,6 +172,8 @@ class _Trainer:
         try:
             return step(batch.image, batch.dem, batch.first, batch.total, batch.weight)
         except RuntimeError as error:
+            if self.config.compile and type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                raise InvalidConfig(f"torch.compile does not work here ({str(error).splitlines()[0]}): set compile=false") from error
             if not is_out_of_memory(error):
                 raise
         # Outside of the clause, for the error's frames hold tensors. The trials spoil the weights: the run ends.
@@ -238,9 +238,8 @@ class _Trainer:
         for plateau in self.plateaus.values() if self.config.schedule == "plateau" else ():
             plateau.step(mae)
         row = {"epoch": epoch + 1, "step": self.step} | means | {"validation_mae": mae, "rate": rate}
-        self.rows.append(row)
-        self.losses = []
         improved, self.best = mae < self.best, min(mae, self.best)
+        self.rows, self.losses = [*self.rows, row], []
         if not self.rank:
             if improved:
                 save_checkpoint(self.folder, "best", self._weights(), self._meta())

@@ -12,7 +12,7 @@ import torch
 from sat2dem_core import checkpoints, methods, training
 from sat2dem_core.checkpoints import load_checkpoint, load_model
 from sat2dem_core.errors import (
-    CannotWrite, DamagedCheckpoint, FlatElevation, NoElevation, NonFiniteLoss, NoTiles, OutOfMemory, RunExists,
+    CannotWrite, DamagedCheckpoint, FlatElevation, InvalidConfig, NoElevation, NonFiniteLoss, NoTiles, OutOfMemory, RunExists,
     UnknownName, WrongShape,
 )
 from sat2dem_core.training import prepare, train
@@ -438,6 +438,14 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(go, small, monkeypatch)
     monkeypatch.setattr(methods.UNetMethod, "step", broken)
     with pytest.raises(RuntimeError, match="^something else$"):
         go(small)
+
+
+def test_compiler_that_is_missing_ends_in_advice(go, small, monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "compiled"))
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", (None, str(tmp_path / "no-such-compiler")))
+    with pytest.raises(InvalidConfig, match="^torch.compile does not work here .*compiler.*: set compile=false$"):
+        go(replace(small, compile=True))
+    torch.compiler.reset()
 
 
 # --- losses that blow up ----------------------------------------------------------------------------------------------
