@@ -1,4 +1,4 @@
-"""What makes training fast: samples a second of Pix2Pix at the paper's size (256 px, 64 features), data and metrics included.
+"""What makes training fast: samples a second of Pix2Pix at the paper's size (256 px, 64 features), data included.
 
 First a plain loop with the authors' settings (doi 10.1007/s41064-026-00393-y) beside ours: it decodes two GeoTIFFs a
 sample in two workers, computes in float32, measures MAE, RMSE and SSIM on every training batch and copies its losses to

@@ -157,7 +157,8 @@ class Batches:
     def epoch(self, number: int, skip: int = 0) -> Iterator[Batch]:
         """The batches of one epoch, from the ``skip``-th on; they depend on the seed and the epoch's number alone."""
         # odd, as the seeds of single steps are even: two streams
-        draws, count = torch.Generator().manual_seed((2 * (self.config.seed + 100_003 * number) + 1) % 2**64), len(self.tiles)
+        count, seed = len(self.tiles), 2 * (self.config.seed + 100_003 * number) + 1
+        draws = torch.Generator().manual_seed(seed % 2**64)
         order = torch.randperm(count, generator=draws)
         mirrored = (torch.rand(2, count, generator=draws) < 0.5).to(self.device)
         if self.corners is not None:

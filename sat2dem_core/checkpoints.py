@@ -39,7 +39,8 @@ def save_checkpoint(folder: Path, name: str, tensors: dict[str, Tensor], meta: d
     """
     content = save({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()})
     checksum = hashlib.sha256(content).hexdigest()
-    weights, path, previous = folder / f"{name}-{checksum[:12]}.safetensors", folder / f"{name}.json", _previous(folder, name)
+    weights = folder / f"{name}-{checksum[:12]}.safetensors"
+    path, previous = folder / f"{name}.json", _previous(folder, name)
     known = weights.exists()
     with replacing(weights) as beside:
         beside.write_bytes(content)
@@ -111,7 +112,8 @@ def claimed(folder: Path) -> Iterator[None]:
             except BlockingIOError:
                 if time.monotonic() > patience:
                     os.close(handle)
-                    raise RunBusy(f"another process is training in {folder}: wait for it, or choose another folder") from None
+                    said = f"another process is training in {folder}: wait for it, or choose another folder"
+                    raise RunBusy(said) from None
                 time.sleep(0.1)
     try:
         for part in folder.glob(".*.[0-9]*"):

@@ -21,7 +21,8 @@ class Config:
 
     Attributes:
         scene: a name of :data:`sat2dem_core.scenes.SCENES`, or the path of a store, ``….zarr``.
-        split: ``"space"``, regions with a gap (see :func:`sat2dem_core.tiles.divide`; of a store, blocks of tiles), or ``"paper"``, the shuffle.
+        split: ``"space"``, regions with a gap (see :func:`sat2dem_core.tiles.divide`; of a store, blocks of tiles), or
+            ``"paper"``, the shuffle.
         version: which of the paper's splits, 1 to 4.
         tile: side of a tile, px: a power of two from 32 to 512.
         stride: px between neighboring training tiles. Held-out tiles never overlap.
@@ -129,8 +130,8 @@ PRESETS = {
     ),
     # The authors' code, whose DRPAN sends no gradient from reviser and region to the generator.
     "paper": Config(
-        split="paper", tile=256, stride=256, features=64, critic_features=64, learning_rate=2e-4, batch=32, schedule="plateau",
-        epochs=500, drpan="detached",
+        split="paper", tile=256, stride=256, features=64, critic_features=64, learning_rate=2e-4, batch=32,
+        schedule="plateau", epochs=500, drpan="detached",
     ),
 }
 

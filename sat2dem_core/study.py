@@ -1,7 +1,8 @@
 """A grid of settings run, one row a run, in a table that chapters draw from.
 
 A study is a TOML file: a ``preset``, and ``[[grid]]`` tables in which every setting that is a list is an axis. One
-that looks for good settings has ``part = "validation"``, so that it never sees the held-out tiles. Rows that the table already has are not made again, so a study that was interrupted goes on where it stopped.
+that looks for good settings has ``part = "validation"``, so that it never sees the held-out tiles. Rows that the table
+already has are not made again, so a study that was interrupted goes on where it stopped.
 """
 
 import itertools

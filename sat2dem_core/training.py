@@ -124,10 +124,11 @@ class _Trainer:
                 torch.backends.cuda.matmul.allow_tf32 = self.method.half is not None  # convolutions have it anyway
             batches = Batches(self.data, self.config, self.device, self.rank, self.processes)
             board = _board(self.folder, self.step) if tensorboard else None
-            tiles = len(self.data.train) / self.epoch_steps  # in a step, on average: an epoch's last batch is shorter
+            mean = len(self.data.train) / self.epoch_steps  # tiles in a step: an epoch's last batch is shorter
+            total, initial = round(self.steps * mean), round(self.step * mean)
             with (
                 torch.random.fork_rng(self.drawing),
-                tqdm(total=round(self.steps * tiles), initial=round(self.step * tiles), unit="tile", disable=not progress) as bar,
+                tqdm(total=total, initial=initial, unit="tile", disable=not progress) as bar,
             ):
                 while self.step < self.steps:
                     epoch = self.step // self.epoch_steps
@@ -173,13 +174,13 @@ class _Trainer:
             return step(batch.image, batch.dem, batch.first, batch.total, batch.weight)
         except RuntimeError as error:
             if self.config.compile and type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-                raise InvalidConfig(f"torch.compile does not work here ({str(error).splitlines()[0]}): set compile=false") from error
+                raise InvalidConfig(f"torch.compile fails here ({str(error).splitlines()[0]}): set compile=false") from error
             if not is_out_of_memory(error):
                 raise
         # Outside of the clause, for the error's frames hold tensors. The trials spoil the weights: the run ends.
-        parts, count = self.config.accumulate, len(batch.image)
-        attempt = (lambda tiles: step(batch.image[: tiles * parts], batch.dem[: tiles * parts])) if self.processes == 1 else None
-        raise OutOfMemory(memory_advice(math.ceil(count / parts), self.config, attempt))
+        parts, image, dem = self.config.accumulate, batch.image, batch.dem
+        attempt = None if self.processes > 1 else lambda tiles: step(image[: tiles * parts], dem[: tiles * parts])
+        raise OutOfMemory(memory_advice(math.ceil(len(image) / parts), self.config, attempt))
 
     def _collect(self, losses: list[dict[str, Tensor]], seen: list[Tensor], batches: Batches) -> None:
         """Bring the losses to the host, all at once, and look whether they are finite."""

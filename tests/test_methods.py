@@ -153,8 +153,8 @@ def test_mixed_precision_computes_convolutions_in_16_bits_and_ends_in_float32(na
         for module in method.modules():
             if isinstance(module, torch.nn.Conv2d | torch.nn.ConvTranspose2d):
                 module.register_forward_hook(lambda module, given, out: types.append(out.dtype))
-        for last in [method.generator.final_up, *(critic.final for key, critic in method.named_children() if key != "generator")]:
-            last.register_forward_hook(end)
+        for key, network in method.named_children():
+            (network.final_up if key == "generator" else network.final).register_forward_hook(end)
         losses = method.step(*(tensor.float() for tensor in pair()))
         assert all(loss.dtype == torch.float32 for loss in losses.values())
         assert all(p.dtype == p.grad.dtype == torch.float32 for p in method.parameters())

@@ -76,7 +76,7 @@ def test_a_run_killed_at_random_moments_ends_with_the_bits_of_one_that_was_not(t
 
 
 def test_two_processes_follow_the_curve_of_one(tmp_path):
-    """DRPAN has every part there is: with dropout, flips, a last batch of two tiles and the reviser's random mixture, all drawn for the whole batch."""
+    """DRPAN has every part there is. Dropout, flips, a last batch of two, the reviser's mixture: all are drawn whole."""
     settings = SETTINGS | {"method": "drpan", "learning_rate": 2e-4}
     done = launch(shell(settings, tmp_path / "two"))
     assert done.returncode == 0, done.stderr

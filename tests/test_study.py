@@ -30,7 +30,8 @@ def test_study_makes_a_row_a_run_that_says_where_it_comes_from(small, tmp_path):
 def test_search_scores_on_validation_tiles_and_never_sees_the_held_out_ones(small, tmp_path, monkeypatch):
     small.write_text('part = "validation"\n' + small.read_text())
     seen, evaluate = [], study.evaluate
-    monkeypatch.setattr(study, "evaluate", lambda model, tiles, train: seen.append(tiles.ids) or evaluate(model, tiles, train))
+    noting = lambda model, tiles, train: seen.append(tiles.ids) or evaluate(model, tiles, train)
+    monkeypatch.setattr(study, "evaluate", noting)
     table = study.run_study(small, tmp_path / "table.csv")
     data = study.train(study.settings(study.read_study(small)[0]), progress=False).data
     assert seen == [data.validation.ids] * 3 and not set(seen[0]) & set(data.test.ids)

@@ -12,8 +12,8 @@ import torch
 from sat2dem_core import checkpoints, methods, training
 from sat2dem_core.checkpoints import load_checkpoint, load_model
 from sat2dem_core.errors import (
-    CannotWrite, DamagedCheckpoint, FlatElevation, InvalidConfig, NoElevation, NonFiniteLoss, NoTiles, OutOfMemory, RunExists,
-    UnknownName, WrongShape,
+    CannotWrite, DamagedCheckpoint, FlatElevation, InvalidConfig, NoElevation, NonFiniteLoss, NoTiles, OutOfMemory,
+    RunExists, UnknownName, WrongShape,
 )
 from sat2dem_core.training import prepare, train
 
@@ -374,7 +374,8 @@ def test_change_of_environment_is_warned_of_and_the_run_goes_on(go, small, tmp_p
     monkeypatch.setattr(training._Trainer, "_validate", validate)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
     monkeypatch.setattr(training, "processor", lambda: "another processor")
-    with pytest.warns(UserWarning, match="is now another processor, threads 1 is now 7: the run goes on, but may end with other bits"):
+    said = "is now another processor, threads 1 is now 7: the run goes on, but may end with other bits"
+    with pytest.warns(UserWarning, match=said):
         run = go(small)
     assert run.log.step.tolist() == [2, 4, 6]
     assert json.loads((tmp_path / "run" / "environment.json").read_text())["threads"] == 7
@@ -443,7 +444,7 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(go, small, monkeypatch)
 def test_compiler_that_is_missing_ends_in_advice(go, small, monkeypatch, tmp_path):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "compiled"))
     monkeypatch.setattr("torch._inductor.config.cpp.cxx", (None, str(tmp_path / "no-such-compiler")))
-    with pytest.raises(InvalidConfig, match="^torch.compile does not work here .*compiler.*: set compile=false$"):
+    with pytest.raises(InvalidConfig, match="^torch.compile fails here .*compiler.*: set compile=false$"):
         go(replace(small, compile=True))
     torch.compiler.reset()
 
