@@ -32,6 +32,9 @@ WEST, NORTH = 450_000.0, 4_480_000.0  # where test rasters begin, meters in UTM 
 def pytest_configure(config):
     # rasterio and rioxarray multiply affine transforms with an operator that affine 3 will drop; theirs to change.
     config.addinivalue_line("filterwarnings", "ignore:Use `@` matmul:PendingDeprecationWarning")
+    config.addinivalue_line("filterwarnings", "ignore:The 'shapely.ops.transform:DeprecationWarning:odc")
+    config.addinivalue_line("filterwarnings", "ignore:Support for class-based `config`:DeprecationWarning:planetary_computer")
+    config.addinivalue_line("filterwarnings", "ignore:Dataset has no geotransform")  # of rasterio's own target
 
 
 @pytest.fixture(autouse=True)
