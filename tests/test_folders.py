@@ -102,6 +102,13 @@ def test_a_number_that_occurs_twice_is_named(folder):
         take(folder)
 
 
+def test_a_tile_that_is_named_twice_is_said(folder):
+    table = folder / "tiles.csv"
+    table.write_text(table.read_text().replace("32630_c0064_r0570", "32630_c0065_r0570"))
+    with pytest.raises(DamagedStore, match="tiles.csv names a tile twice"):
+        take(folder)
+
+
 def test_a_file_without_a_number_is_named(folder):
     (folder / "landsat_images/landsat_cell_4.tif").rename(folder / "landsat_images/overview.tif")
     with pytest.raises(DamagedStore, match="overview.tif has no number after its last underscore"):
