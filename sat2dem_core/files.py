@@ -9,6 +9,7 @@ import shutil
 import tarfile
 import time
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from email.utils import parsedate_to_datetime
@@ -187,7 +188,7 @@ def unpack(archive: Path, folder: Path) -> Path:
     shutil.rmtree(beside, ignore_errors=True)
     root = beside.resolve()
     try:
-        if zipfile.is_zipfile(archive):
+        if archive.suffix == ".zip":
             with zipfile.ZipFile(archive) as file:
                 for member in tqdm(file.infolist(), desc=f"unpacking {archive.name}", unit="file", leave=False):
                     if not (root / member.filename).resolve().is_relative_to(root):
@@ -199,7 +200,7 @@ def unpack(archive: Path, folder: Path) -> Path:
     except tarfile.FilterError as error:
         shutil.rmtree(beside, ignore_errors=True)
         raise DamagedDownload(f"{archive}: {error}, outside {folder}: do not trust it") from error
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError) as error:
+    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError) as error:
         shutil.rmtree(beside, ignore_errors=True)
         raise DamagedDownload(f"{archive} cannot be unpacked ({error}): remove it and fetch it again") from error
     except DamagedDownload:
@@ -223,7 +224,7 @@ def _transfer(url: str, part: Path, size: int | None, progress: bool) -> None:
         total = size or (announced + have * resumed) or None
         bar = tqdm(total=total, initial=have * resumed, unit="B", unit_scale=True, desc=part.stem, disable=not progress)
         with bar, part.open("ab" if resumed else "wb") as file:
-            for block in response.iter_content(1 << 20):
+            for block in response.iter_content(1 << 16):  # what a break loses
                 file.write(block)
                 bar.update(len(block))
             got = file.tell()

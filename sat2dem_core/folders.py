@@ -79,6 +79,8 @@ def import_folders(
     known = folder / "tiles.csv"
     names = dict(line.split(",") for line in known.read_text().splitlines()[1:]) if known.is_file() else {}
     jobs = {names.get(str(number), f"cell_{number:05d}"): (images[number], dems[number]) for number in sorted(dems)}
+    if len(jobs) < len(dems):
+        raise DamagedStore(f"{known} names a tile twice: give each number a tile of its own")
     attrs = {"sensor": sensor, "license": license}
     return assemble(path, jobs, _read_pair, {"folder": folder.name, "sensor": sensor}, attrs, progress=progress)
 

@@ -10,7 +10,9 @@ import pandas as pd
 import torch
 import xarray as xr
 from matplotlib.axes import Axes
+from matplotlib.collections import PatchCollection
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from sat2dem_core.checkpoints import Run
 from sat2dem_core.files import replacing
@@ -158,12 +160,14 @@ def quality_figure(table: pd.DataFrame, histogram: tuple[np.ndarray, np.ndarray]
     """
     figure, ((where, height), (relief, shift)) = plt.subplots(2, 2, figsize=(9, 7.6), layout="constrained")
     flagged = table[table.flagged != ""]
-    dots = where.scatter(table.lon, table.lat, c=table["mean"], cmap=ELEVATION, marker="s", s=40)
-    where.scatter(flagged.lon, flagged.lat, facecolor="none", edgecolor="red", marker="s", s=60, label="flagged")
-    figure.colorbar(dots, ax=where, label="mean elevation, m")
-    where.set(title=f"{len(table)} tiles, {len(flagged)} flagged", xlabel="longitude, °", ylabel="latitude, °")
-    where.set_aspect(1 / np.cos(np.radians(table.lat.mean())))
-    where.locator_params(nbins=5)
+    along = np.cos(np.radians(table.lat.mean()))
+    squares = [Rectangle((lon - 0.034 / along, lat - 0.034), 0.068 / along, 0.068) for lon, lat in zip(table.lon, table.lat)]  # °
+    edges = np.where(table.flagged != "", "red", "none")
+    drawn = where.add_collection(PatchCollection(squares, array=table["mean"], cmap=ELEVATION, edgecolors=edges, linewidths=1.5))
+    figure.colorbar(drawn, ax=where, label="mean elevation, m")
+    where.set(title=f"{len(table)} tiles, {len(flagged)} flagged (red)", xlabel="longitude, °", ylabel="latitude, °", aspect=1 / along)
+    where.autoscale()
+    where.locator_params(axis="x", nbins=4)
     height.stairs(*histogram, fill=True, color="#0072B2")
     height.set(title="Elevation of all pixels", xlabel="m", ylabel="pixels")
     relief.scatter(table.relief, 100 * table.cloud_share, s=14, color="#0072B2")
@@ -176,8 +180,6 @@ def quality_figure(table: pd.DataFrame, histogram: tuple[np.ndarray, np.ndarray]
     shift.set(title="Image against elevation", xlabel="px to the east", ylabel="px down", xlim=(-reach, reach), ylim=(reach, -reach), aspect="equal")
     for axis in (where, height, relief, shift):
         axis.grid(alpha=0.3)
-    if len(flagged):
-        where.legend(loc="best")
     return figure
 
 

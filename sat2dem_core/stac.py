@@ -49,14 +49,6 @@ SCL_CLEAR = (2, 4, 5, 6, 7, 11)
 QA_HIDDEN = 0b11111
 
 
-def _scl_clear(mask: np.ndarray) -> np.ndarray:
-    return np.isin(mask, SCL_CLEAR)
-
-
-def _qa_clear(mask: np.ndarray) -> np.ndarray:
-    return (mask & QA_HIDDEN) == 0
-
-
 def _sentinel_scaling(item: pystac.Item) -> tuple[float, float]:
     """Reflectance is (number - 1000) / 10000 from processing baseline 04.00 on, number / 10000 before.
 
@@ -75,8 +67,8 @@ def _sentinel_scaling(item: pystac.Item) -> tuple[float, float]:
 
 # What is clear in a mask, and (scale, offset) from numbers to reflectance.
 SENSORS: dict[str, tuple[Callable, Callable]] = {
-    "sentinel-2": (_scl_clear, _sentinel_scaling),
-    "landsat": (_qa_clear, lambda item: (2.75e-5, -0.2)),  # Collection 2 Level-2 (USGS)
+    "sentinel-2": (lambda mask: np.isin(mask, SCL_CLEAR), _sentinel_scaling),
+    "landsat": (lambda mask: (mask & QA_HIDDEN) == 0, lambda item: (2.75e-5, -0.2)),  # Collection 2 Level-2 (USGS)
 }
 
 
@@ -215,10 +207,7 @@ def to_uint8(reflectance: np.ndarray, stretch: tuple[float, float]) -> np.ndarra
 
 
 def tile(cell: Cell, request: Request) -> xr.Dataset:
-    """One tile of the grid: ``rgb`` (band, y, x; uint8) and ``dem`` (y, x; float32 meters), as a scene has them.
-
-    Where no clear image or no elevation is there is no pair: the elevation is NaN. Attributes: those of
-    :func:`composite`, ``sea_share`` and ``nodata_share``.
+    """One tile of the grid: what :func:`pair` makes of all that the catalogs have for it.
 
     Raises:
         Unreachable, MissingAsset: see :func:`composite`.
@@ -228,15 +217,26 @@ def tile(cell: Cell, request: Request) -> xr.Dataset:
     block = (np.floor(west), np.floor(south), np.floor(east) + 1, np.floor(north) + 1)
     looks = _in_block(request.imagery, block, request.start, request.end, request.max_cloud)
     looks = [item for item in looks if item.id not in request.exclude and _meets(item, square)]
+    return pair(cell, looks, [item for item in _in_block(request.elevation, block) if _meets(item, square)], request)
+
+
+def pair(cell: Cell, looks: Sequence[pystac.Item], heights: Sequence[pystac.Item], request: Request) -> xr.Dataset:
+    """A tile from items at hand: ``rgb`` (band, y, x; uint8) and ``dem`` (y, x; float32 meters), as a scene has them.
+
+    Where no clear image or no elevation is there is no pair: the elevation is NaN. Attributes: those of
+    :func:`composite`, where the tile lies, ``sea_share``, ``nodata_share`` and ``license``.
+
+    Raises:
+        Unreachable, MissingAsset: see :func:`composite`.
+    """
     picture = composite(looks, cell.geobox, request.imagery)
-    dem = elevation([item for item in _in_block(request.elevation, block) if _meets(item, square)], cell.geobox, request.elevation)
-    seen = picture.reflectance.notnull().all("band")
-    height = dem.where(seen)
-    scene = xr.Dataset({"rgb": (("band", "y", "x"), to_uint8(picture.reflectance.values, request.stretch)), "dem": height})
-    scene = scene.assign_coords(picture.coords)
+    surface = elevation(heights, cell.geobox, request.elevation)
+    dem = surface.where(picture.reflectance.notnull().all("band"))
+    rgb = to_uint8(picture.reflectance.values, request.stretch)
+    scene = xr.Dataset({"rgb": (("band", "y", "x"), rgb), "dem": dem}).assign_coords(picture.coords)
     scene.attrs = picture.attrs | {
-        "crs": f"EPSG:{cell.epsg}", "left": cell.left, "top": cell.top, "sea_share": dem.attrs["sea_share"],
-        "nodata_share": float(height.isnull().mean()), "license": f"{request.imagery.license}; {request.elevation.license}",
+        "crs": f"EPSG:{cell.epsg}", "left": cell.left, "top": cell.top, "sea_share": surface.attrs["sea_share"],
+        "nodata_share": float(dem.isnull().mean()), "license": f"{request.imagery.license}; {request.elevation.license}",
     }
     return scene
 

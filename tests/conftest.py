@@ -33,6 +33,9 @@ def pytest_configure(config):
     config.addinivalue_line("markers", "pictures: draw the pictures of a run's folder")
     # rasterio and rioxarray multiply affine transforms with an operator that affine 3 will drop; theirs to change.
     config.addinivalue_line("filterwarnings", "ignore:Use `@` matmul:PendingDeprecationWarning")
+    config.addinivalue_line("filterwarnings", "ignore:The 'shapely.ops.transform:DeprecationWarning:odc")
+    config.addinivalue_line("filterwarnings", "ignore:Support for class-based `config`:DeprecationWarning:planetary_computer")
+    config.addinivalue_line("filterwarnings", "ignore:Dataset has no geotransform")  # of rasterio's own target
 
 
 @pytest.fixture(autouse=True)

@@ -1,13 +1,20 @@
+import hashlib
 import json
 import re
 import subprocess
 import sys
+import zipfile
 
+import numpy as np
 import pytest
+import rasterio
+import shapely
+from file_server import file_server
 
 from sat2dem_core import training
 from sat2dem_core.__main__ import main
 from sat2dem_core.checkpoints import load_model
+from sat2dem_core.store import open_store
 
 TINY = ["--scene", "rocky-mountain", "--tile", "32", "--features", "4", "--stride", "32"]
 
@@ -93,3 +100,78 @@ def test_help_tells_verbs_and_settings(arguments, words, capsys):
     assert exit_status.value.code == 0
     text = capsys.readouterr().out
     assert all(word in text for word in words)
+
+
+# ---- data
+
+PERIOD = ["--start", "2023-07-01", "--end", "2023-07-31"]
+
+
+def test_build_check_export_and_import_from_the_shell(api, tmp_path, capsys):
+    store, table, figure = (tmp_path / name for name in ("border.zarr", "tiles.csv", "tiles.png"))
+    region = ["--region", "-6.04", "40.85", "-5.96", "40.91"]
+    assert main(["data", "build", str(store), *region, *PERIOD, "--url", api]) == 0
+    assert capsys.readouterr().out == f"{store}\n"
+    assert main(["data", "check", str(store), "--table", str(table), "--figure", str(figure)]) == 0
+    assert re.search(rf"{re.escape(str(store))}: 4 tiles, \d flagged\n$", capsys.readouterr().out)
+    assert len(table.read_text().splitlines()) == 5 and figure.read_bytes()[:4] == b"\x89PNG"
+    assert main(["data", "export", str(store), str(tmp_path / "folders")]) == 0
+    assert main(["data", "import", str(tmp_path / "folders"), str(tmp_path / "again.zarr")]) == 0
+    again = open_store(tmp_path / "again.zarr")
+    assert list(again.tile.values) == list(open_store(store).tile.values)
+    np.testing.assert_array_equal(again.dem, open_store(store).dem)
+
+
+def test_a_region_from_a_file(api, tmp_path):
+    (tmp_path / "region.geojson").write_text(shapely.to_geojson(shapely.box(-6.04, 40.85, -6.02, 40.86)))
+    command = ["data", "build", str(tmp_path / "a.zarr"), "--region", str(tmp_path / "region.geojson"), *PERIOD, "--url", api]
+    assert main(command) == 0 and open_store(tmp_path / "a.zarr").sizes["tile"] == 1
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["build", "a.zarr", "--region", "1", "2", "3", *PERIOD], "the region 1 2 3 is no box"),
+    (["build", "a.zarr", "--region", "0", "40", "1", "41", "--start", "2023-08-01", "--end", "2023-07-01"], "reversed"),
+    (["build", "a.zarr", "--region", "0", "40", "1", "41", *PERIOD, "--sensor", "modis"], "unknown product 'modis'"),
+    (["build", "a.zarr", "--region", "0", "40", "1", "41", *PERIOD, "--crs", "EPSG:4326"], "no projection in meters"),
+    (["check", "none.zarr"], "none.zarr does not exist"),
+    (["import", "none", "a.zarr"], "none holds 0 original_DEM_cell_<i>.tif"),
+    (["iberia", "--record", "http://127.0.0.1:9/record"], "does not answer"),
+])
+def test_mistakes_with_data_end_in_one_sentence_too(arguments, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    assert main(["data", *arguments]) == 1
+    output = capsys.readouterr()
+    assert message in output.err and output.err.count("\n") == 1 and not list(tmp_path.iterdir())
+
+
+def test_the_papers_data_set_in_one_line(store_like_the_papers, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("SAT2DEM_DATA", str(tmp_path))
+    assert main(["data", "iberia", "--record", store_like_the_papers]) == 0
+    store = tmp_path / "iberia/sentinel-2.zarr"
+    assert capsys.readouterr().out == f"{store}\n"
+    with open_store(store) as dataset:
+        assert dataset.sizes["tile"] == 6 and dataset.attrs["license"] == "cc-by-4.0"
+        assert [bool(np.isnan(dem).any()) for dem in dataset.dem.values] == [False, False, False, True, False, False]
+
+
+@pytest.fixture
+def store_like_the_papers(tmp_path_factory):
+    """The address of a record whose archive holds six tiles in the paper's folders, one of them with NaN."""
+    folder = tmp_path_factory.mktemp("zenodo")
+    with zipfile.ZipFile(folder / "Iberian_tiles.zip", "w") as archive:
+        for number in range(6):
+            dem = np.full((256, 256), 100.0 * number, np.float32)
+            dem[:5] = np.nan if number == 3 else dem[:5]
+            for name, values in (("original_dem/original_DEM", dem[None]), ("sentinel_images/sentinel", np.full((3, 256, 256), number, np.uint8))):
+                with rasterio.MemoryFile() as memory:
+                    with memory.open(driver="GTiff", count=len(values), height=256, width=256, dtype=values.dtype, crs="EPSG:32630",
+                                     transform=rasterio.transform.from_origin(460_800 + 7680 * number, 4_423_680, 30, 30)) as file:
+                        file.write(values)
+                    archive.writestr(f"{name}_cell_{number}.tif", memory.read())
+    content = (folder / "Iberian_tiles.zip").read_bytes()
+    with file_server(folder) as server:
+        files = [{"key": "Iberian_tiles.zip", "size": len(content), "checksum": f"md5:{hashlib.md5(content).hexdigest()}",
+                  "links": {"self": f"{server.url}/Iberian_tiles.zip"}}]
+        (folder / "14647632").write_text(json.dumps({"metadata": {"license": {"id": "cc-by-4.0"}}, "files": files}))
+        yield f"{server.url}/14647632"

@@ -109,7 +109,7 @@ def test_landsat_has_its_own_scale_and_mask(world):
 
 def test_bits_of_qa_pixel():
     clear, cloud, shadow, snow, fill = 21824, 22280, 23888, 30048, 1
-    assert stac._qa_clear(np.array([clear, cloud, shadow, snow, fill])).tolist() == [True, False, False, True, False]
+    assert stac.SENSORS["landsat"][0](np.array([clear, cloud, shadow, snow, fill])).tolist() == [True, False, False, True, False]
 
 
 def test_an_item_without_its_mask_is_left_out_with_a_word(world):

@@ -109,10 +109,12 @@ def test_killed_at_any_moment_it_goes_on_and_ends_byte_for_byte_the_same(tmp_pat
         "--end", "2023-07-31", "--url", api,
     ]
     kills = 0
-    for tiles in (1, 2, None):  # killed when one tile is there, and two, then left alone
+    # Killed when there is one tile, when there are two, and while the store is packed; then left alone.
+    moments = [lambda: len(list(part.glob("*.npz"))) >= 1, lambda: len(list(part.glob("*.npz"))) >= 2, (part / "store").exists]
+    for moment in (*moments, lambda: False):
         child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
-        while child.poll() is None and (tiles is None or len(list(part.glob("*.npz"))) < tiles):
-            time.sleep(0.01)
+        while child.poll() is None and not moment():
+            time.sleep(0.002)
         if child.poll() is None:
             child.send_signal(signal.SIGKILL)
             kills += 1
@@ -121,7 +123,7 @@ def test_killed_at_any_moment_it_goes_on_and_ends_byte_for_byte_the_same(tmp_pat
                 open_store(store)
         else:
             assert child.returncode == 0, child.communicate()[1]
-    assert kills and not part.exists()
+    assert kills >= 2 and not part.exists()
     assert everything(store) == everything(built)
 
 

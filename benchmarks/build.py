@@ -1,0 +1,170 @@
+"""Building a store from a catalog, and reading it: tiles a second and peak memory.
+
+A STAC API and a file server on localhost offer six Sentinel-2 looks with clouds, in the resolution of the real ones, and
+GLO-30 elevation. Stores of growing size are built from them, each in a process of its own; then the tiles of the last
+are read as training does, beside a pair of GeoTIFFs decoded for each sample.
+
+Usage: python benchmarks/build.py [--sides 5 10 20] (needs PostgreSQL with PostGIS; writes results/build.md)
+"""
+
+import argparse
+import multiprocessing
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import rasterio
+import zarr
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tests"))
+
+from catalog import World, reflectance, _lonlat  # noqa: E402
+from file_server import file_server  # noqa: E402
+from stac_api import stac_api  # noqa: E402
+
+from sat2dem_core.folders import export_folders  # noqa: E402
+from sat2dem_core.grid import SIDE, Cell  # noqa: E402
+from sat2dem_core.store import open_store  # noqa: E402
+from sat2dem_core.study import processor  # noqa: E402
+
+CORNER = Cell(32630, 60, 570)  # south-west, near 40° N 3.4° W
+BLOCK = 5  # tiles along the side of a scene
+DATES = [f"2023-06-{day:02d}" for day in range(1, 31, 5)]
+
+
+def serve(folder: Path, ready) -> None:
+    with file_server(folder) as server:
+        ready.send(server.url)
+        ready.recv()
+
+
+def make_world(world: World, side: int) -> None:
+    """Scenes that cover a square of ``side`` tiles; the dates share their bands and have clouds of their own."""
+    random = np.random.default_rng(0)
+    size = BLOCK * 768  # px of 10 m
+    for column in range(0, side, BLOCK):
+        for row in range(0, side, BLOCK):
+            left, top = CORNER.left + column * SIDE, CORNER.top + (row + BLOCK - 1) * SIDE
+            lon, lat = _lonlat(CORNER.epsg, left, top, size, 10.0)
+            files = dict(zip(("red", "green", "blue"), np.round(reflectance(lon, lat) * 10000).astype(np.uint16)))
+            first = world._add("bands", f"block_{column}_{row}", DATES[0], CORNER.epsg, left, top, 10.0, files, {}, nodata=0)
+            world.items.pop()
+            for date in DATES:
+                scl = np.full((size // 2, size // 2), 5, np.uint8)
+                for y, x in random.integers(0, size // 2 - 300, (8, 2)):
+                    scl[y : y + 300, x : x + 300] = 9
+                properties = {
+                    "platform": "sentinel-2a", "eo:cloud_cover": 100 * float((scl == 9).mean()), "s2:processing_baseline": "05.09",
+                    "earthsearch:boa_offset_applied": True,
+                }
+                item = world._add(
+                    "sentinel-2-l2a", f"S2A_{column}_{row}_{date}", date, CORNER.epsg, left, top, 20.0, {"scl": scl}, properties, nodata=0
+                )
+                item["assets"] |= first["assets"]
+    for west in (-4, -3, -2, -1):
+        for south in (39, 40, 41):
+            world.add_elevation(west, south, step=1 / 3600)
+
+
+def build(store: Path, side: int, url: str) -> tuple[float, float]:
+    """Seconds and peak memory in MB of a build in a process of its own."""
+    inner = [Cell(CORNER.epsg, CORNER.column + n, CORNER.row + n).footprint.centroid for n in (0, side - 1)]
+    region = [inner[0].x, inner[0].y, inner[1].x, inner[1].y]
+    command = [sys.executable, "-m", "sat2dem_core", "data", "build", store, "--region", *map(str, region), "--start", DATES[0]]
+    command += ["--end", DATES[-1], "--url", url, "--crs", f"EPSG:{CORNER.epsg}"]
+    start = time.perf_counter()
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=ROOT)
+    _, status, usage = os.wait4(child.pid, 0)
+    if status:
+        raise SystemExit(f"the build of {side} x {side} tiles failed")
+    return time.perf_counter() - start, usage.ru_maxrss / 1024
+
+
+def read_rates(store: Path, folder: Path, rounds: int = 5) -> dict[str, float]:
+    """Tiles a second: from the store, chunk by chunk and tile by tile, and from pairs of GeoTIFFs."""
+    group = zarr.open_group(store, mode="r")
+    count, chunk = group["rgb"].shape[0], group["rgb"].chunks[0]
+    export_folders(store, folder / "deflated")
+    for name in ("original_dem", "sentinel_images"):
+        (folder / "plain" / name).mkdir(parents=True)
+        for file in (folder / "deflated" / name).iterdir():
+            with rasterio.open(file) as source, rasterio.open(
+                folder / "plain" / name / file.name, "w", **(source.profile | {"compress": None})
+            ) as target:
+                target.write(source.read())
+
+    def chunks(numbers):
+        for start in numbers[::chunk] // chunk * chunk:
+            group["rgb"][start : start + chunk], group["dem"][start : start + chunk]
+
+    def singles(numbers):
+        for number in numbers:
+            group["rgb"][number], group["dem"][number]
+
+    def pairs(kind):
+        def decode(numbers):
+            for number in numbers:
+                for name, stem in (("original_dem", "original_DEM"), ("sentinel_images", "sentinel")):
+                    with rasterio.open(folder / kind / name / f"{stem}_cell_{number}.tif") as source:
+                        source.read()
+        return decode
+
+    ways = {"store, chunk by chunk": chunks, "store, single tiles": singles, "GeoTIFF pairs, plain": pairs("plain"), "GeoTIFF pairs, deflated": pairs("deflated")}
+    numbers, seconds = np.arange(count), {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, way in ways.items():
+            start = time.perf_counter()
+            way(numbers)
+            seconds[name].append(time.perf_counter() - start)
+    return {name: count / statistics.median(values) for name, values in seconds.items()}
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("--sides", type=int, nargs="+", default=[5, 10, 20])
+    sides = sorted(arguments.parse_args().sides)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "files").mkdir()
+        here, there = multiprocessing.Pipe()
+        server = multiprocessing.Process(target=serve, args=(folder / "files", there), daemon=True)
+        server.start()
+        world = World(folder / "files", here.recv(), [])
+        make_world(world, sides[-1])
+        rows = []
+        with stac_api(world.collections(), world.items) as url:
+            for side in sides:
+                seconds, memory = build(folder / f"{side}.zarr", side, url)
+                count = open_store(folder / f"{side}.zarr").sizes["tile"]
+                rows.append(f"| {count} | {seconds:.0f} | {count / seconds:.2f} | {memory:.0f} |")
+                print(rows[-1], flush=True)
+        here.send("done")
+        rates = read_rates(folder / f"{sides[-1]}.zarr", folder)
+    floor = rates["GeoTIFF pairs, plain"]
+    versions = ", ".join(f"{name} {version(name)}" for name in ("odc-stac", "rasterio", "zarr", "xarray"))
+    text = f"""{processor()}, {os.cpu_count()} cores; {versions}
+
+Six looks of Sentinel-2 (bands of 10 m, mask of 20 m) and GLO-30 over HTTP from the same computer; process start included.
+
+| tiles | seconds | tiles a second | peak memory, MB |
+| ---: | ---: | ---: | ---: |
+{chr(10).join(rows)}
+
+Reading, one process, median of five rounds that take turns:
+
+| from | tiles a second | times plain GeoTIFF pairs |
+| --- | ---: | ---: |
+""" + "\n".join(f"| {name} | {rate:.0f} | {rate / floor:.1f} |" for name, rate in rates.items()) + "\n"
+    print(text)
+    (ROOT / "benchmarks/results/build.md").write_text(text)
+
+
+if __name__ == "__main__":
+    main()
