@@ -26,6 +26,7 @@ from sat2dem_core.errors import InvalidRegion, NoTiles
 
 PIXELS, RESOLUTION = 256, 30.0  # px, meters: the paper's
 SIDE = PIXELS * RESOLUTION  # meters
+FAR = 10  # degrees outside the area that a CRS is made for; far enough, projections tend to infinity
 
 Region = tuple[float, float, float, float] | shapely.Geometry | str | os.PathLike
 
@@ -77,10 +78,11 @@ class Cell:
 
 def footprints(epsg: int, columns: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Squares of the grid as polygons in longitude and latitude."""
-    x = (columns[:, None] + np.array([0, 1, 1, 0])) * SIDE
-    y = (rows[:, None] + np.array([0, 0, 1, 1])) * SIDE
+    x = (columns[:, None] + np.array([0.5, 0, 1, 1, 0])) * SIDE  # the center, then the corners
+    y = (rows[:, None] + np.array([0.5, 0, 0, 1, 1])) * SIDE
     lon, lat = _to_degrees(epsg).transform(x, y)
-    return shapely.polygons(np.stack([lon, lat], -1))
+    lon -= 360 * np.round((lon - lon[:, :1]) / 360)  # on the center's side of the antimeridian, at 180.1 if need be
+    return shapely.polygons(np.stack([lon, lat], -1)[:, 1:])
 
 
 def read_region(region: Region) -> shapely.Geometry:
@@ -103,8 +105,10 @@ def read_region(region: Region) -> shapely.Geometry:
                 f"the region from {west} to {east} degrees east crosses the antimeridian: ask for each side of it, "
                 f"{west} to 180 and -180 to {east}"
             )
+        if not (west < east and south < north):  # NaN is neither
+            raise InvalidRegion(f"the region {tuple(region)} has no area: give west, south, east, north in degrees")
         region = shapely.box(west, south, east, north)
-    if region.area == 0:
+    if not region.area > 0:
         raise InvalidRegion(f"the region {region.bounds} has no area: give west, south, east, north in degrees")
     west, south, east, north = region.bounds
     if west < -180 or east > 180 or south < -80 or north > 84:
@@ -116,7 +120,7 @@ def read_region(region: Region) -> shapely.Geometry:
 
 
 def cells(region: Region, crs: str | None = None) -> list[Cell]:
-    """The cells that meet a region, from west to east, each row from south to north.
+    """The cells that meet a region: zone by zone, columns from west to east, each from south to north.
 
     Args:
         region: see :func:`read_region`.
@@ -125,10 +129,11 @@ def cells(region: Region, crs: str | None = None) -> list[Cell]:
             (:func:`overlaps`), and slivers of ground between them belong to none.
 
     Raises:
-        InvalidRegion: see :func:`read_region`; or the CRS is in degrees or has no EPSG code.
+        InvalidRegion: see :func:`read_region`; or the CRS is in degrees, has no EPSG code or is made for other ground.
+        NoTiles: the region lies in a sliver between two zones.
     """
     geometry = read_region(region)
-    codes = [_projected(crs)] if crs else _utm_zones(geometry.bounds)
+    codes = [_projected(crs, geometry)] if crs else _utm_zones(geometry.bounds)
     found = []
     for epsg in codes:
         west, south, east, north = Transformer.from_crs("EPSG:4326", f"EPSG:{epsg}", always_xy=True).transform_bounds(
@@ -143,11 +148,15 @@ def cells(region: Region, crs: str | None = None) -> list[Cell]:
             lon, lat = _to_degrees(epsg).transform((columns + 0.5) * SIDE, (rows + 0.5) * SIDE)
             keep &= _utm(lon, lat) == epsg
         found += [Cell(epsg, int(column), int(row)) for column, row in zip(columns[keep], rows[keep])]
+    if not found:
+        raise NoTiles(
+            f"the region {geometry.bounds} lies between the tiles of two UTM zones: ask for a larger one, or give one CRS"
+        )
     return found
 
 
 def cell_at(x: float, y: float, crs: str) -> Cell:
-    """The cell of the UTM grid that holds a point, given in any CRS."""
+    """The cell that holds a point, in any CRS, in the point's UTM zone; by its border perhaps none of :func:`cells`."""
     lon, lat = Transformer.from_crs(crs, "EPSG:4326", always_xy=True).transform(x, y)
     epsg = int(_utm(lon, lat))
     east, north = Transformer.from_crs("EPSG:4326", f"EPSG:{epsg}", always_xy=True).transform(lon, lat)
@@ -224,7 +233,7 @@ def _within_zone(bounds, epsg: int, crs) -> tuple[float, float, float, float]:
     return west, south, east, north
 
 
-def _projected(crs: str) -> int:
+def _projected(crs: str, geometry: shapely.Geometry) -> int:
     try:
         parsed = CRS.from_user_input(crs)
     except CRSError as error:
@@ -234,5 +243,12 @@ def _projected(crs: str) -> int:
         raise InvalidRegion(
             f"crs {crs!r} ({parsed.name}) is no projection in meters with an EPSG code: tiles of 30 m need one, such as "
             "EPSG:3035, or none to use UTM"
+        )
+    area = CRS.from_epsg(parsed.to_epsg()).area_of_use
+    spans = [(area.west, area.east)] if area.west <= area.east else [(area.west, 180), (-180, area.east)]
+    if min(geometry.distance(shapely.box(west, area.south, east, area.north)) for west, east in spans) > FAR:
+        raise InvalidRegion(
+            f"crs {crs!r} ({parsed.name}) is made for longitudes {area.west} to {area.east}, latitudes {area.south} to "
+            f"{area.north}; the region {geometry.bounds} is far from there: choose another, or none to use UTM"
         )
     return parsed.to_epsg()
