@@ -3,6 +3,7 @@
 Neither pooch nor requests resumes a broken transfer, and the paper's data set is gigabytes: hence :func:`fetch`.
 """
 
+import gzip
 import hashlib
 import os
 import shutil
@@ -149,9 +150,8 @@ def fetch(url: str, path: Path, checksum: str, *, size: int | None = None, progr
         if _digest(path, checksum) == checksum:
             return path
         raise DamagedDownload(f"{path} is not the file that {url} offers (its {checksum.split(':')[0]} differs): remove it to fetch it again")
-    tries = 0
+    tries, most = 0, _size(part)
     while True:
-        before = part.stat().st_size if part.exists() else 0
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             _transfer(url, part, size, progress)
@@ -159,8 +159,9 @@ def fetch(url: str, path: Path, checksum: str, *, size: int | None = None, progr
         except requests.RequestException as error:
             if isinstance(error, requests.HTTPError) and not _passing(error.response):
                 raise Unreachable(f"{url} answers {error.response.status_code} {error.response.reason}: check the address") from error
-            after = part.stat().st_size if part.exists() else 0
-            tries = 1 if after > before else tries + 1
+            after = _size(part)
+            tries = 1 if after > most else tries + 1
+            most = max(most, after)
             if tries >= ATTEMPTS:
                 raise Unreachable(
                     f"{url} failed {ATTEMPTS} times in a row ({error}): try later; the {after:,} bytes that came are kept, "
@@ -181,6 +182,7 @@ def unpack(archive: Path, folder: Path) -> Path:
 
     Raises:
         DamagedDownload: the archive is damaged, or a member would land outside the folder.
+        CannotWrite: the disk is full or the folder not writable.
     """
     if folder.is_dir():
         return folder
@@ -188,6 +190,7 @@ def unpack(archive: Path, folder: Path) -> Path:
     shutil.rmtree(beside, ignore_errors=True)
     root = beside.resolve()
     try:
+        beside.mkdir(parents=True)
         if archive.suffix == ".zip":
             with zipfile.ZipFile(archive) as file:
                 for member in tqdm(file.infolist(), desc=f"unpacking {archive.name}", unit="file", leave=False):
@@ -197,25 +200,27 @@ def unpack(archive: Path, folder: Path) -> Path:
         else:
             with tarfile.open(archive) as file:
                 file.extractall(beside, filter="data")
+        beside.replace(folder)
     except tarfile.FilterError as error:
-        shutil.rmtree(beside, ignore_errors=True)
         raise DamagedDownload(f"{archive}: {error}, outside {folder}: do not trust it") from error
-    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError) as error:
-        shutil.rmtree(beside, ignore_errors=True)
+    except (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise DamagedDownload(f"{archive} cannot be unpacked ({error}): remove it and fetch it again") from error
-    except DamagedDownload:
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+    finally:
         shutil.rmtree(beside, ignore_errors=True)
-        raise
-    beside.replace(folder)
     return folder
 
 
 def _transfer(url: str, part: Path, size: int | None, progress: bool) -> None:
     """One try: go on where the part file ends, or from the start where the server sends the whole file."""
-    have = part.stat().st_size if part.exists() else 0
+    have = _size(part)
     if size is not None and have >= size:
         return
-    with requests.get(url, headers={"Range": f"bytes={have}-"} if have else {}, stream=True, timeout=TIMEOUT) as response:
+    headers = {"Accept-Encoding": "identity"}  # ranges of a compressed answer would count other bytes than the file's
+    if have:
+        headers["Range"] = f"bytes={have}-"
+    with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
         if response.status_code == 416:  # nothing after the last byte: the file is whole, the checksum will tell
             return
         response.raise_for_status()
@@ -262,6 +267,10 @@ def _wait(error: Exception, tries: int) -> float:
         except ValueError:
             pass
     return min(2.0 ** (tries - 1), LONGEST_WAIT)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 def _digest(path: Path, checksum: str) -> str:
