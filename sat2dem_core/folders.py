@@ -10,11 +10,12 @@ import numpy as np
 import rasterio
 import xarray as xr
 from rasterio.errors import RasterioError
+from rasterio.io import MemoryFile
 from rasterio.transform import from_origin
 from tqdm import tqdm
 
 from sat2dem_core.errors import CannotWrite, DamagedStore, choose
-from sat2dem_core.files import part_of
+from sat2dem_core.files import cannot_write, part_of
 from sat2dem_core.grid import PIXELS, RESOLUTION
 from sat2dem_core.store import CHUNK, assemble, open_store
 
@@ -29,29 +30,39 @@ def export_folders(path: str | os.PathLike, folder: str | os.PathLike) -> Path:
 
     Raises:
         DamagedStore: see :func:`open_store`.
-        CannotWrite: the folder exists.
+        CannotWrite: the folder exists, or the disk is full; nothing of it is left.
     """
     dataset, folder = open_store(path), Path(folder)
     if folder.exists():
         raise CannotWrite(f"{folder} exists: remove it or choose another")
     beside = part_of(folder)
     shutil.rmtree(beside, ignore_errors=True)
+    try:
+        _export(dataset, beside)
+        beside.replace(folder)
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return folder
+
+
+def _export(dataset: xr.Dataset, folder: Path) -> None:
     images = SENSOR_FOLDERS[dataset.attrs["sensor"]]
     for name in ("original_dem", "normalized_dem", images):
-        (beside / name).mkdir(parents=True)
-    chunks = [dataset.dem[start : start + CHUNK].values for start in range(0, dataset.sizes["tile"], CHUNK)]
-    low, high = (float(pick(map(reach, chunks))) for pick, reach in ((min, np.nanmin), (max, np.nanmax)))
+        (folder / name).mkdir(parents=True)
+    chunks = (dataset.dem[start : start + CHUNK].load() for start in range(0, dataset.sizes["tile"], CHUNK))  # one at a time
+    reach = np.array([(dem.min(), dem.max()) for dem in chunks])
+    low, high = np.fmin.reduce(reach[:, 0]), np.fmax.reduce(reach[:, 1])  # a chunk without elevation has NaN
     for number in tqdm(range(dataset.sizes["tile"]), desc="exporting", unit="tile"):
         tile = dataset.isel(tile=number).load()
         dem = tile.dem.values[None]
         normalized = 2 * (dem - low) / (high - low) - 1  # Global, see sat2dem_core.normalize
-        _write_tif(beside / "original_dem" / f"original_DEM_cell_{number}.tif", dem, tile)
-        _write_tif(beside / "normalized_dem" / f"normalized_DEM_cell_{number}.tif", normalized, tile)
-        _write_tif(beside / images / f"{images.removesuffix('_images')}_cell_{number}.tif", tile.rgb.values, tile)
+        _write_tif(folder / "original_dem" / f"original_DEM_cell_{number}.tif", dem, tile)
+        _write_tif(folder / "normalized_dem" / f"normalized_DEM_cell_{number}.tif", normalized, tile)
+        _write_tif(folder / images / f"{images.removesuffix('_images')}_cell_{number}.tif", tile.rgb.values, tile)
     lines = [f"{number},{name}" for number, name in enumerate(dataset.tile.values)]
-    (beside / "tiles.csv").write_text("\n".join(["number,tile", *lines]) + "\n")
-    beside.replace(folder)
-    return folder
+    (folder / "tiles.csv").write_text("\n".join(["number,tile", *lines]) + "\n")
 
 
 def import_folders(
@@ -69,18 +80,21 @@ def import_folders(
     folder, path = Path(folder), Path(path)
     kind = SENSOR_FOLDERS[choose("sensor", sensor, SENSOR_FOLDERS)]
     dems = _by_number(folder.rglob("original_DEM_cell_*.tif"))
-    images = _by_number(file for file in folder.rglob("*.tif") if kind.split("_")[0] in file.parent.name.lower())
+    images = _by_number(
+        file for file in folder.rglob("*.tif")
+        if kind.split("_")[0] in file.parent.name.lower() and not file.name.startswith(".")  # a Mac's zip adds ._<name>
+    )
     if not dems or not images:
         raise DamagedStore(f"{folder} holds {len(dems)} original_DEM_cell_<i>.tif and {len(images)} images in a folder named {kind}: check the path")
     for have, lack, what in ((images, dems, "DEM"), (dems, images, "image")):
         if lonely := sorted(have.keys() - lack.keys()):
             names = ", ".join(have[number].name for number in lonely[:5])
             raise DamagedStore(f"{folder}: {len(lonely)} files have no {what} of their number ({names}, …): add it, or remove them")
-    known = folder / "tiles.csv"
-    names = dict(line.split(",") for line in known.read_text().splitlines()[1:]) if known.is_file() else {}
+    table = folder / "tiles.csv"
+    names = _names(table)
     jobs = {names.get(str(number), f"cell_{number:05d}"): (images[number], dems[number]) for number in sorted(dems)}
     if len(jobs) < len(dems):
-        raise DamagedStore(f"{known} names a tile twice: give each number a tile of its own")
+        raise DamagedStore(f"{table} names a tile twice: give each number a tile of its own")
     attrs = {"sensor": sensor, "license": license}
     return assemble(path, jobs, _read_pair, {"folder": folder.name, "sensor": sensor}, attrs, progress=progress)
 
@@ -95,6 +109,14 @@ def _by_number(files: Iterable[Path]) -> dict[int, Path]:
             raise DamagedStore(f"{found[number]} and {file} have the same number: keep one of them")
         found[number] = file
     return found
+
+
+def _names(table: Path) -> dict[str, str]:
+    """Names of the tiles by number as an export lists them; none where there is no list."""
+    try:
+        return dict(line.split(",") for line in table.read_text().splitlines()[1:]) if table.is_file() else {}
+    except ValueError as error:
+        raise DamagedStore(f"{table} does not list a number and a name in each line ({error}): mend or remove it") from error
 
 
 def _read_pair(pair: tuple[Path, Path]) -> xr.Dataset:
@@ -124,7 +146,9 @@ def _write_tif(file: Path, array: np.ndarray, tile: xr.Dataset) -> None:
     options = {"crs": str(tile.crs.item()), "transform": from_origin(tile.left.item(), tile.top.item(), RESOLUTION, RESOLUTION)}
     if array.dtype != np.uint8:
         options["nodata"] = np.nan
-    with rasterio.open(
-        file, "w", driver="GTiff", count=len(array), height=PIXELS, width=PIXELS, dtype=array.dtype, compress="deflate", **options
-    ) as target:
-        target.write(array)
+    with MemoryFile() as memory:  # GDAL may miss a full disk where Python does not
+        with memory.open(
+            driver="GTiff", count=len(array), height=PIXELS, width=PIXELS, dtype=array.dtype, compress="deflate", **options
+        ) as target:
+            target.write(array)
+        file.write_bytes(memory.read())
