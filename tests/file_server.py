@@ -1,5 +1,6 @@
 """A file server with byte ranges on localhost that can be told to misbehave: what the net does to a download."""
 
+import gzip
 import time
 from collections import defaultdict
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ class FileServer:
             status code and headers, ``"cut"`` (the connection ends half way) or ``"stall"`` (no byte for 30 s).
         requests: every request that came, as (name, Range header or None).
         ranges: whether byte ranges are honored.
+        compress: whether files go out compressed to clients that accept it.
     """
 
     folder: Path
@@ -26,6 +28,7 @@ class FileServer:
     faults: dict[str, list] = field(default_factory=lambda: defaultdict(list))
     requests: list[tuple[str, str | None]] = field(default_factory=list)
     ranges: bool = True
+    compress: bool = False
 
 
 @contextmanager
@@ -54,16 +57,21 @@ def file_server(folder: Path):
                 return self.head(code, {"Content-Length": 0} | headers)
             if fault == "stall":
                 time.sleep(30)
-            data, first, total = file.read_bytes(), 0, file.stat().st_size
+            data, first, encoding = file.read_bytes(), 0, {}
+            if server.compress and "gzip" in self.headers.get("Accept-Encoding", ""):
+                data, encoding = gzip.compress(data), {"Content-Encoding": "gzip"}
+            total = len(data)
             if wanted and server.ranges:
                 start, end = wanted.removeprefix("bytes=").split("-")
                 first = int(start)
                 if first >= total:
                     return self.head(416, {"Content-Length": 0, "Content-Range": f"bytes */{total}"})
                 data = data[first : int(end) + 1 if end else None]
-                self.head(206, {"Content-Length": len(data), "Content-Range": f"bytes {first}-{first + len(data) - 1}/{total}"})
+                place = f"bytes {first}-{first + len(data) - 1}/{total}"
+                self.head(206, {"Content-Length": len(data), "Content-Range": place} | encoding)
             else:
-                self.head(200, {"Content-Length": len(data)} | ({"Accept-Ranges": "bytes"} if server.ranges else {}))
+                offer = {"Accept-Ranges": "bytes"} if server.ranges else {}
+                self.head(200, {"Content-Length": len(data)} | offer | encoding)
             if body:
                 try:
                     self.wfile.write(data[: len(data) // 2] if fault == "cut" else data)

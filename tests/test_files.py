@@ -1,9 +1,11 @@
 """Files are whole or not there, whatever disk and net do."""
 
+import gzip
 import hashlib
 import io
 import json
 import os
+import shutil
 import tarfile
 import time
 import zipfile
@@ -168,6 +170,28 @@ def test_a_full_disk_while_fetching(get, full_disk):
         get()
 
 
+def test_an_answer_is_not_compressed_on_the_way(get, server, waits):
+    """A range of a compressed answer would count other bytes than those in the part file."""
+    server.compress = True
+    server.faults["big.bin"] = ["cut"]
+    assert get().read_bytes() == CONTENT
+    assert server.requests[1][1], "it started over"
+
+
+def test_a_transfer_that_never_gets_further_than_before_ends(get, monkeypatch, waits):
+    tries = []
+
+    def break_off(url, part, *rest):
+        tries.append(url)
+        assert len(tries) < 50, "it goes on for ever"
+        part.write_bytes(CONTENT[: 1000 if len(tries) % 2 else 500])  # without ranges each try starts over
+        raise files.requests.ConnectionError("broken")
+
+    monkeypatch.setattr(files, "_transfer", break_off)
+    with pytest.raises(Unreachable, match="failed 5 times in a row"):
+        get()
+
+
 # ---- unpacking
 
 def archive(path: Path, members: dict[str, bytes]) -> Path:
@@ -224,6 +248,41 @@ def test_a_damaged_archive_leaves_nothing(tmp_path, kind, rest):
     with pytest.raises(DamagedDownload, match="cannot be unpacked.*fetch it again"):
         unpack(path, tmp_path / "out")
     assert os.listdir(tmp_path) == [kind]
+
+
+def test_an_archive_whose_second_half_is_something_else(tmp_path):
+    plain = gzip.decompress(archive(tmp_path / "a.tar.gz", {"one.txt": CONTENT[:200_000]}).read_bytes())
+    (tmp_path / "a.tar.gz").write_bytes(gzip.compress(plain[:100_000]) + b"<html>Too many requests</html>")
+    with pytest.raises(DamagedDownload, match="a.tar.gz cannot be unpacked"):
+        unpack(tmp_path / "a.tar.gz", tmp_path / "out")
+    assert os.listdir(tmp_path) == ["a.tar.gz"]
+
+
+@pytest.mark.parametrize("kind", ["a.zip", "a.tar.gz"])
+def test_a_bit_that_flipped_anywhere_is_found_or_harmless(tmp_path, kind):
+    path = archive(tmp_path / kind, {"one.txt": bytes(range(256)) * 20})
+    whole = path.read_bytes()
+    for place in np.random.default_rng(0).integers(0, 8 * len(whole), 60):
+        spoiled = bytearray(whole)
+        spoiled[place // 8] ^= 1 << place % 8
+        path.write_bytes(spoiled)
+        try:
+            shutil.rmtree(unpack(path, tmp_path / "out"))
+        except DamagedDownload:
+            assert os.listdir(tmp_path) == [kind]
+
+
+@pytest.mark.parametrize("kind", ["a.zip", "a.tar.gz"])
+def test_a_full_disk_while_unpacking_is_one_sentence_and_leaves_nothing(tmp_path, kind, full_disk):
+    path = archive(tmp_path / kind, {"one.txt": CONTENT[:200_000]})
+    with full_disk(100_000) as reason, pytest.raises(CannotWrite, match=rf"cannot write .*out \({reason}\).*make room"):
+        unpack(path, tmp_path / "out")
+    assert os.listdir(tmp_path) == [kind]
+
+
+@pytest.mark.parametrize("kind", ["a.zip", "a.tar.gz"])
+def test_an_archive_of_nothing_is_an_empty_folder(tmp_path, kind):
+    assert os.listdir(unpack(archive(tmp_path / kind, {}), tmp_path / "out")) == []
 
 
 def test_an_interrupted_unpacking_starts_over(tmp_path):

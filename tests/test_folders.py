@@ -10,7 +10,7 @@ import xarray as xr
 from sat2dem_core.errors import CannotWrite, DamagedStore, UnknownName
 from sat2dem_core.folders import export_folders, import_folders
 from sat2dem_core.grid import PIXELS, Cell
-from sat2dem_core.store import assemble, open_store
+from sat2dem_core.store import CHUNK, assemble, open_store
 
 SIZE = (PIXELS, PIXELS)
 
@@ -26,15 +26,21 @@ def make(number: int) -> xr.Dataset:
     return scene
 
 
-@pytest.fixture
-def store(tmp_path):
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
     jobs = {Cell(32630, 60 + number, 570).id: number for number in range(12)}
-    return assemble(tmp_path / "made.zarr", jobs, make, {}, {"sensor": "landsat"}, progress=False)
+    return assemble(tmp_path_factory.mktemp("made") / "made.zarr", jobs, make, {}, {"sensor": "landsat"}, progress=False)
+
+
+@pytest.fixture(scope="module")
+def exported(store):
+    return export_folders(store, store.parent / "folders")
 
 
 @pytest.fixture
-def folder(store, tmp_path):
-    return export_folders(store, tmp_path / "folders")
+def folder(exported, tmp_path):
+    """A copy of the exported folder to spoil."""
+    return shutil.copytree(exported, tmp_path / "folders")
 
 
 def take(folder, **options):
@@ -149,6 +155,50 @@ def test_an_empty_folder_and_a_wrong_sensor(tmp_path, folder):
         import_folders(folder, tmp_path / "a.zarr", "sentinel-2")
     with pytest.raises(UnknownName, match="sentinel-2, landsat"):
         import_folders(folder, tmp_path / "a.zarr", "modis")
+
+
+def test_hidden_files_as_a_mac_adds_them_are_passed_over(folder):
+    (folder / "__MACOSX/landsat_images").mkdir(parents=True)
+    (folder / "__MACOSX/landsat_images/._landsat_cell_4.tif").write_bytes(b"of the Finder")
+    assert open_store(take(folder)).sizes["tile"] == 12
+
+
+@pytest.mark.parametrize("line", ["3", "3,a,b", ""])
+def test_a_list_of_names_that_is_none_is_said(folder, line):
+    (folder / "tiles.csv").write_text(f"number,tile\n{line}\n")
+    with pytest.raises(DamagedStore, match="tiles.csv does not list a number and a name in each line"):
+        take(folder)
+
+
+def test_tiles_without_elevation_do_not_spoil_the_normalization_of_others(tmp_path):
+    """All of a chunk of the store, as over open sea."""
+    names = {Cell(32630, number, 570).id: number for number in range(CHUNK + 2)}
+
+    def sea(number: int) -> xr.Dataset:
+        scene = make(number)
+        return scene.assign(dem=scene.dem.where(number >= CHUNK))
+
+    store = assemble(tmp_path / "sea.zarr", names, sea, {}, {"sensor": "landsat"}, progress=False)
+    folder = export_folders(store, tmp_path / "sea")
+    for number, value in ((0, np.nan), (CHUNK, -1), (CHUNK + 1, 1)):
+        with rasterio.open(folder / f"normalized_dem/normalized_DEM_cell_{number}.tif") as file:
+            np.testing.assert_array_equal(file.read(1), value)
+
+
+@pytest.mark.parametrize("size", [0, 300])
+def test_a_full_disk_while_exporting_is_one_sentence_and_leaves_nothing(store, tmp_path, size, full_disk):
+    """The GeoTIFF library alone writes part of a file and says nothing."""
+    with full_disk(size) as reason, pytest.raises(CannotWrite, match=rf"cannot write .*folders \({reason}\).*make room"):
+        export_folders(store, tmp_path / "folders")
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_interrupted_export_starts_over(store, tmp_path):
+    left = tmp_path / "folders.part/landsat_images/landsat_cell_99.tif"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"half")
+    folder = export_folders(store, tmp_path / "folders")
+    assert len(list(folder.rglob("*.tif"))) == 36 and not left.parent.exists()
 
 
 def test_an_export_overwrites_nothing(store, folder):

@@ -100,6 +100,12 @@ def test_blocks_stay_whole_and_shares_are_kept():
     assert parts != block_split(tiles, seed=2, block=4)
 
 
+def test_tiles_at_the_antimeridian_overlap_nothing_on_the_other_side_of_the_earth():
+    tiles = cells((179.7, -17.5, 180, -17.2)) + cells((-3.2, -17.5, -2.9, -17.2))
+    assert overlaps(tiles) == []
+    assert all(east - west < 0.1 for west, _, east, _ in (cell.footprint.bounds for cell in tiles))
+
+
 def test_too_few_blocks_for_three_parts():
     with pytest.raises(NoTiles, match="4 tiles in 1 blocks of 4 x 4 leave a part of the split empty"):
         block_split([Cell(32630, column, row) for column in (0, 1) for row in (0, 1)])
@@ -113,6 +119,17 @@ def test_one_crs_for_all(crs):
     assert shapely.box(*BORDER).difference(union.buffer(1e-4)).is_empty
 
 
+@pytest.mark.parametrize("crs", ["EPSG:32618", "EPSG:3851"])  # New York's and New Zealand's, whose area crosses 180 degrees
+def test_a_crs_made_for_another_part_of_the_earth(crs):
+    with pytest.raises(InvalidRegion, match=f"'{crs}' .* is made for longitudes .* the region .* is far from there"):
+        cells(BORDER, crs)
+
+
+def test_a_crs_may_be_used_some_degrees_beyond_its_area():
+    assert {cell.epsg for cell in cells((-9.2, 40.1, -9.1, 40.2), "EPSG:32630")} == {32630}  # Portugal in Spain's
+    assert cells((-177, -44.2, -176, -43.7), "EPSG:3851")  # the Chatham Islands, beyond the antimeridian
+
+
 @pytest.mark.parametrize(("crs", "said"), [
     ("EPSG:4326", r"EPSG:4326' \(WGS 84\) is no projection in meters"), ("EPSG:2225", "no projection in meters"),
     ("EPSG:999999", "is not known"), ("nonsense", "is not known"), ("+proj=laea +lat_0=52 +lon_0=10 +units=m", "with an EPSG code"),
@@ -124,7 +141,10 @@ def test_a_crs_that_no_grid_can_have(crs, said):
 
 @pytest.mark.parametrize(("region", "said"), [
     ((179, -17, -179, -16), "crosses the antimeridian: ask for each side of it, 179 to 180 and -180 to -179"),
-    ((1, 2, 1, 3), "has no area"), ((0, -85, 1, -84), "latitudes of -80 to 84"), ((400_000, 4_400_000, 410_000, 4_410_000), "in degrees"),
+    ((1, 2, 1, 3), "has no area"), ((1, 3, 2, 2), "has no area: give west, south, east, north"),
+    ((float("nan"), 2, 3, 4), "has no area"), (shapely.Point(1, 2), "has no area"), (shapely.Polygon(), "has no area"),
+    ((179, 2, 181, 3), "longitudes of -180 to 180"), ((0, -85, 1, -84), "latitudes of -80 to 84"),
+    ((400_000, 4_400_000, 410_000, 4_410_000), "in degrees"),
 ])
 def test_impossible_regions(region, said):
     with pytest.raises(InvalidRegion, match=said):
@@ -134,6 +154,21 @@ def test_impossible_regions(region, said):
 def test_both_sides_of_the_antimeridian_can_be_asked_for():
     west, east = cells((179.9, -17, 180, -16.9)), cells((-180, -17, -179.9, -16.9))
     assert {cell.epsg for cell in west} == {32760} and {cell.epsg for cell in east} == {32701}
+    assert cells((179.99, 10, 180, 10.01)), "the last tile before it"
+
+
+def test_a_region_between_the_tiles_of_two_zones_is_refused():
+    with pytest.raises(NoTiles, match="between the tiles of two UTM zones: ask for a larger one, or give one CRS"):
+        cells((-6.02, 44.1, -6.0, 44.11))
+    assert cells((-6.02, 44.1, -6.0, 44.11), "EPSG:3035")
+
+
+@given(lon=st.floats(-170, 170))
+def test_across_the_equator_each_tile_is_in_the_hemisphere_of_its_center(lon):
+    found = cells((lon, -0.2, lon + 0.3, 0.2))
+    assert {cell.epsg // 100 for cell in found} == {326, 327}
+    for cell in found:
+        assert (cell.footprint.centroid.y > 0) == (cell.epsg < 32700)
 
 
 def test_regions_from_geojson(tmp_path):
