@@ -6,6 +6,7 @@ arXiv 1611.07004. Modules are named so that parameters have the keys of the auth
 
 import os
 import pickle
+from contextlib import nullcontext
 from typing import TypeVar
 
 import torch
@@ -19,52 +20,22 @@ from sat2dem_core.tiles import check_tile_size
 Network = TypeVar("Network", bound=nn.Module)
 
 
-class _Reflect(torch.autograd.Function):
-    """Padding by the mirror image, one pixel wide; torch's own way back takes a twentieth of a step on a processor."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:
-        return F.pad(x, (1, 1, 1, 1), mode="reflect")
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> Tensor:
-        # The rim's gradient belongs to the pixels that it mirrors: rows, then columns, corners with both.
-        layout = torch.channels_last if gradient.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
-        inner = gradient[..., 1:-1, 1:-1].clone(memory_format=layout)
-        for mirrored, rim in ((1, 0), (-2, -1)):
-            inner[..., mirrored, :] += gradient[..., rim, 1:-1]
-            inner[..., mirrored] += gradient[..., 1:-1, rim]
-            for mirrored_too, other in ((1, 0), (-2, -1)):
-                inner[..., mirrored, mirrored_too] += gradient[..., rim, other]
-        return inner
-
-
-class _Conv(nn.Conv2d):
+class _Reflecting(nn.Conv2d):
     """A 4x4 convolution that continues the picture by its mirror image, one pixel wide."""
 
     def forward(self, x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):  # which would pad in float32
-            x = _Reflect.apply(x)
+        # Autocast would pad in float32 and cost a twentieth of a step; it knows no meta device.
+        with nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False):
+            x = F.pad(x, (1, 1, 1, 1), mode="reflect")
         return F.conv2d(x, self.weight, self.bias, self.stride)
 
 
-class _UpConv(nn.ConvTranspose2d):
-    """A transposed 4x4 convolution that doubles the picture's side."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.out_channels > 1 or self.bias is None:
-            return super().forward(x)
-        # To a single channel, libraries are slow: weigh every pixel for all 16 places of the kernel, then add up.
-        weighed = x.movedim(1, -1).flatten(1, 2) @ self.weight[:, 0].flatten(1)  # (B, H W, 16)
-        return F.fold(weighed.mT, (2 * x.shape[-2], 2 * x.shape[-1]), 4, padding=1, stride=2) + self.bias
-
-
 def _conv(channels_in: int, channels_out: int, stride: int = 2, bias: bool = False) -> nn.Conv2d:
-    return _Conv(channels_in, channels_out, 4, stride, bias=bias)
+    return _Reflecting(channels_in, channels_out, 4, stride, bias=bias)
 
 
 def _upconv(channels_in: int, channels_out: int, bias: bool = False) -> nn.ConvTranspose2d:
-    return _UpConv(channels_in, channels_out, 4, 2, padding=1, bias=bias)
+    return nn.ConvTranspose2d(channels_in, channels_out, 4, 2, padding=1, bias=bias)
 
 
 class Dropout(nn.Dropout):
@@ -159,7 +130,8 @@ class UNet(nn.Module):
         for name in self._ups:
             x = getattr(self, name)(x)
             x = torch.cat((x, skips.pop()), 1)
-        with torch.autocast(x.device.type, enabled=False):  # in bfloat16 elevations would come in steps of 7 m
+        # In bfloat16 elevations would come in steps of 7 m.
+        with nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False):
             return self.final_up(widened(x))  # (B, 1, T, T)
 
 
