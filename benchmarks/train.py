@@ -34,7 +34,7 @@ from sat2dem_core.batches import Batches, Data, processor
 from sat2dem_core.config import Config, preset
 from sat2dem_core.methods import Method, build_method
 from sat2dem_core.networks import PatchGAN, UNet, initialize, pick_device
-from sat2dem_core.normalize import Normalization, scale_image
+from sat2dem_core.normalize import Normalization
 from sat2dem_core.tiles import Tiles
 
 METERS = 3640.92  # the range of the paper's elevations; half of it is one normalized unit
