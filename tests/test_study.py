@@ -60,7 +60,7 @@ def test_interrupted_study_keeps_the_rows_it_has(small, tmp_path, monkeypatch):
         ('preset = "cpu"', InvalidConfig, "no grid"),
         ("[[grid]]\nseeds = [1]", UnknownName, "unknown setting 'seeds': choose one of scene"),
         ('part = "train"\n[[grid]]\nseed = 1', UnknownName, "unknown part 'train': choose one of validation, test"),
-        ('preset = "fast"\n[[grid]]\nseed = 1', UnknownName, "choose one of cpu, gpu, paper"),
+        ('preset = "fast"\n[[grid]]\nseed = 1', UnknownName, "choose one of cpu, gpu, zion, paper"),
     ],
 )
 def test_study_that_cannot_be_run_says_why_before_it_starts(tmp_path, text, error, message):
