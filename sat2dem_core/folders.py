@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import rasterio
+import torch
 import xarray as xr
 from rasterio.errors import RasterioError
 from rasterio.io import MemoryFile
@@ -17,7 +18,8 @@ from tqdm import tqdm
 from sat2dem_core.errors import CannotWrite, DamagedStore, choose
 from sat2dem_core.files import cannot_write, part_of
 from sat2dem_core.grid import PIXELS, RESOLUTION
-from sat2dem_core.store import CHUNK, assemble, open_store
+from sat2dem_core.normalize import Normalization
+from sat2dem_core.store import assemble, elevation_range, one_by_one, open_store
 
 SENSOR_FOLDERS = {"sentinel-2": "sentinel_images", "landsat": "landsat_images"}  # the authors' names
 
@@ -51,13 +53,11 @@ def _export(dataset: xr.Dataset, folder: Path) -> None:
     images = SENSOR_FOLDERS[dataset.attrs["sensor"]]
     for name in ("original_dem", "normalized_dem", images):
         (folder / name).mkdir(parents=True)
-    chunks = (dataset.dem[start : start + CHUNK].load() for start in range(0, dataset.sizes["tile"], CHUNK))  # one at a time
-    reach = np.array([(dem.min(), dem.max()) for dem in chunks])
-    low, high = np.fmin.reduce(reach[:, 0]), np.fmax.reduce(reach[:, 1])  # a chunk without elevation has NaN
-    for number in tqdm(range(dataset.sizes["tile"]), desc="exporting", unit="tile"):
-        tile = dataset.isel(tile=number).load()
+    low, high = elevation_range(dataset)
+    scale = Normalization("global", low, high, relief=high - low)
+    for number, tile in enumerate(tqdm(one_by_one(dataset), total=dataset.sizes["tile"], desc="exporting", unit="tile")):
         dem = tile.dem.values[None]
-        normalized = 2 * (dem - low) / (high - low) - 1  # Global, see sat2dem_core.normalize
+        normalized = scale.forward(torch.from_numpy(dem))[0].numpy()
         _write_tif(folder / "original_dem" / f"original_DEM_cell_{number}.tif", dem, tile)
         _write_tif(folder / "normalized_dem" / f"normalized_DEM_cell_{number}.tif", normalized, tile)
         _write_tif(folder / images / f"{images.removesuffix('_images')}_cell_{number}.tif", tile.rgb.values, tile)

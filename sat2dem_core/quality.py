@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from sat2dem_core.grid import RESOLUTION, SIDE
 from sat2dem_core.plots import hillshade
-from sat2dem_core.store import open_store
+from sat2dem_core.store import elevation_range, in_chunks, one_by_one, open_store
 
 MORNING = 145.0, 45.0  # degrees: the sun over a northern country at 10:30, where a store does not tell it
 REACH = 8  # px: the largest shift that is looked for
@@ -55,7 +55,7 @@ def inspect(path: str | os.PathLike, limits: Limits = Limits(), progress: bool =
     """
     store = open_store(path)
     table = pd.DataFrame(
-        [_measure(store.isel(tile=number).load()) for number in tqdm(range(store.sizes["tile"]), desc="inspecting", unit="tile", disable=not progress)],
+        [_measure(tile) for tile in tqdm(one_by_one(store), total=store.sizes["tile"], desc="inspecting", unit="tile", disable=not progress)],
         index=pd.Index(list(map(str, store.tile.values)), name="tile"),
     )
     for share in ("cloud_share", "nodata_share", "sea_share"):
@@ -71,11 +71,9 @@ def inspect(path: str | os.PathLike, limits: Limits = Limits(), progress: bool =
 
 def elevation_histogram(path: str | os.PathLike, bins: int = 60) -> tuple[np.ndarray, np.ndarray]:
     """How many pixels lie how high: counts (bins) and limits (bins + 1) in meters."""
-    store, step = open_store(path), 64  # tiles at once
-    parts = [slice(start, start + step) for start in range(0, store.sizes["tile"], step)]
-    reach = np.array([(np.nanmin(dem), np.nanmax(dem)) for part in parts if not np.isnan(dem := store.dem[part].values).all()])
-    edges = np.linspace(reach[:, 0].min(), reach[:, 1].max(), bins + 1)
-    return sum(np.histogram(store.dem[part].values, edges)[0] for part in parts), edges
+    store = open_store(path)
+    edges = np.linspace(*elevation_range(store), bins + 1)
+    return sum(np.histogram(chunk.dem.values, edges)[0] for chunk in in_chunks(store[["dem"]])), edges
 
 
 def misregistration(rgb: np.ndarray, dem: np.ndarray, sun: tuple[float, float] = MORNING) -> tuple[float, float, float]:

@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from functools import partial
 from itertools import islice
@@ -122,6 +122,24 @@ def open_store(path: str | os.PathLike) -> xr.Dataset:
             "or import it again"
         )
     return dataset
+
+
+def in_chunks(dataset: xr.Dataset) -> Iterator[xr.Dataset]:
+    """The tiles of an open store in the parts that lie together on disk, each read once."""
+    for start in range(0, dataset.sizes["tile"], CHUNK):
+        yield dataset.isel(tile=slice(start, start + CHUNK)).load()
+
+
+def one_by_one(dataset: xr.Dataset) -> Iterator[xr.Dataset]:
+    """The tiles of an open store, read chunk by chunk."""
+    for chunk in in_chunks(dataset):
+        yield from (chunk.isel(tile=number) for number in range(chunk.sizes["tile"]))
+
+
+def elevation_range(dataset: xr.Dataset) -> tuple[float, float]:
+    """Lowest and highest elevation of an open store, meters; NaN where it has none."""
+    reach = np.array([(chunk.dem.min(), chunk.dem.max()) for chunk in in_chunks(dataset[["dem"]])])
+    return float(np.fmin.reduce(reach[:, 0])), float(np.fmax.reduce(reach[:, 1]))
 
 
 def read_tiles(path: str | os.PathLike, numbers: Iterable[int] | None = None, *, lazy: bool = False) -> Tiles:

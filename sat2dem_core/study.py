@@ -32,7 +32,11 @@ def read_study(path: str | os.PathLike) -> list[dict[str, Any]]:
         InvalidConfig: the file cannot be read, or holds a key that is none of ``preset``, ``part`` and ``grid``.
         UnknownName: no such preset, setting or part.
     """
-    content, runs = _read(path), []
+    return _runs(_read(path))
+
+
+def _runs(content: dict[str, Any]) -> list[dict[str, Any]]:
+    runs = []
     for grid in content["grid"]:
         axes = [value if isinstance(value, list) else [value] for value in grid.values()]
         runs += [{"preset": content.get("preset", "cpu")} | dict(zip(grid, point)) for point in itertools.product(*axes)]
@@ -66,7 +70,8 @@ def run_study(path: str | os.PathLike, table: str | os.PathLike) -> pd.DataFrame
         table: CSV to write: a row a run with its settings, its scores on the held-out tiles (or the study's ``part``)
             by question and metric (meters), those of the baselines, the seconds it took, and commit, code and machine.
     """
-    runs, part, origin, rows = read_study(path), _read(path)["part"], provenance(), []
+    content, origin, rows = _read(path), provenance(), []
+    runs, part = _runs(content), content["part"]
     known = pd.read_csv(table).to_dict("records") if Path(table).exists() else []
     for run in tqdm(runs, unit="run"):
         found = next((row for row in known if row["code"] == origin["code"] and _settings_of(row) == run), None)

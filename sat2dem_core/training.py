@@ -119,9 +119,6 @@ class _Trainer:
                 if not self.rank:
                     with replacing(self.folder / f"{name}.json") as beside:
                         beside.write_text(json.dumps(content, indent=1))
-            if self.device.type == "cuda":
-                torch.backends.cudnn.benchmark = True  # every batch has one shape
-                torch.backends.cuda.matmul.allow_tf32 = self.method.half is not None  # convolutions have it anyway
             batches = Batches(self.data, self.config, self.device, self.rank, self.processes)
             board = _board(self.folder, self.step) if tensorboard else None
             mean = len(self.data.train) / self.epoch_steps  # tiles in a step: an epoch's last batch is shorter

@@ -181,19 +181,24 @@ def test_plateau_halves_the_rate_when_validation_stands_still(go, small, standst
     assert rates.tolist() == [1, 1, 1, 0.5, 0.5, 0.25]
 
 
-def test_plateau_goes_on_counting_after_an_interruption(go, small, standstill, monkeypatch):
-    config, validate = replace(small, schedule="plateau", steps=12), training._Trainer._validate
+def interrupt(go, config, last):
+    """Start a run that the user interrupts before the validation of epoch ``last``, counted from 0."""
+    validate = training._Trainer._validate
+
+    def interrupted(self, epoch):
+        if epoch == last:
+            raise KeyboardInterrupt
+        return validate(self, epoch)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(training._Trainer, "_validate", interrupted)
+        go(config)
+
+
+def test_plateau_goes_on_counting_after_an_interruption(go, small, standstill):
+    config = replace(small, schedule="plateau", steps=12)
     for last in (2, 4):
-
-        def interrupted(self, epoch):
-            if epoch == last:
-                raise KeyboardInterrupt
-            return validate(self, epoch)
-
-        monkeypatch.setattr(training._Trainer, "_validate", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            go(config)
-    monkeypatch.setattr(training._Trainer, "_validate", validate)
+        interrupt(go, config, last)
     assert (go(config).log.rate / small.learning_rate).tolist() == [1, 1, 1, 0.5, 0.5, 0.25]
 
 
@@ -360,17 +365,7 @@ def test_run_interrupted_at_a_write_resumes_to_the_same_bits(go, small, trained,
 
 
 def test_change_of_environment_is_warned_of_and_the_run_goes_on(go, small, tmp_path, monkeypatch, recwarn):
-    validate = training._Trainer._validate
-
-    def interrupted(self, epoch):
-        if epoch == 1:
-            raise KeyboardInterrupt
-        return validate(self, epoch)
-
-    monkeypatch.setattr(training._Trainer, "_validate", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        go(small)
-    monkeypatch.setattr(training._Trainer, "_validate", validate)
+    interrupt(go, small, 1)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
     monkeypatch.setattr(training, "processor", lambda: "another processor")
     said = "is now another processor, threads 1 is now 7: the run goes on, but may end with other bits"
