@@ -142,10 +142,6 @@ class Batches:
         elif not self.resident and rank == 0:
             print(f"the training tiles stay {self.where} and stream from there", file=sys.stderr)
 
-    def __len__(self) -> int:
-        """Batches in an epoch."""
-        return -(-len(self.tiles) // self.config.batch)
-
     def _crop_from(self, rgb: Tensor, dem: Tensor) -> None:
         """Every window of the region as a view, (h, w, ..., T, T), and the corners of those without nodata."""
         size = self.config.tile
