@@ -27,7 +27,7 @@ from sat2dem_core.config import FLIPS, Config
 from sat2dem_core.errors import InvalidConfig, LostProcess, NoTiles, WrongShape
 from sat2dem_core.normalize import Normalization, scale_image
 from sat2dem_core.scenes import open_scene
-from sat2dem_core.tiles import Tiles, cut, divide, paper_split
+from sat2dem_core.tiles import Tiles, block_of, cut, divide, paper_split, split_groups
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,10 @@ def _cut_parts(config: Config, scene: xr.Dataset) -> list[Tiles]:
         strides = (config.stride, config.tile // 2, config.tile)
         return [cut(region, config.tile, step) for region, step in zip(divide(scene), strides)]
     tiles = cut(scene, config.tile, config.stride)
-    parts = paper_split(config.version, len(tiles))
+    if config.split == "blocks":
+        parts = split_groups(block_of(tiles), config.version)
+    else:
+        parts = paper_split(config.version, len(tiles))
     if not all(parts):
         raise NoTiles(f"{len(tiles)} tiles are too few for the paper's split: choose smaller tiles or stride")
     return [tiles.take(part) for part in parts]

@@ -229,6 +229,11 @@ class Run:
         """One row a validation: epoch, step, mean losses since the row before, validation MAE in meters, rate."""
         return pd.read_csv(self.folder / "log.csv")
 
+    @property
+    def seconds(self) -> float:
+        """How long it trained, validation included, over all interruptions."""
+        return json.loads((self.folder / "last.json").read_text())["seconds"]
+
     def model(self, checkpoint: str = "best") -> Model:
         return load_model(self.folder / f"{checkpoint}.json")
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from sat2dem_core.errors import InvalidConfig, InvalidRegion, choose
 
-SPLITS = ("space", "paper")
+SPLITS = ("space", "blocks", "paper")
 SCHEDULES = ("plateau", "cosine")
 PRECISIONS = ("float32", "mixed")
 FLIPS = {"none": (), "horizontal": (-1,), "vertical": (-2,), "both": (-1, -2)}  # the axes that are mirrored
@@ -21,9 +21,9 @@ class Config:
 
     Attributes:
         scene: a name of :data:`sat2dem_core.scenes.SCENES`, or the path of a store, ``….zarr``.
-        split: ``"space"``, regions with a gap (see :func:`sat2dem_core.tiles.divide`; of a store, blocks of tiles), or
-            ``"paper"``, the shuffle.
-        version: which of the paper's splits, 1 to 4.
+        split: ``"space"``, regions with a gap (see :func:`sat2dem_core.tiles.divide`; of a store, blocks), ``"blocks"``,
+            whole blocks of neighboring tiles drawn at random, or ``"paper"``, the shuffle of single tiles.
+        version: which draw of blocks, or which of the paper's splits, 1 to 4.
         tile: side of a tile, px: a power of two from 32 to 512.
         stride: px between neighboring training tiles. Held-out tiles never overlap.
         method: ``unet``, ``pix2pix`` or ``drpan``; see :data:`sat2dem_core.methods.METHODS`.
@@ -110,6 +110,10 @@ class Config:
                 raise InvalidConfig(f"{name} is {getattr(self, name)}: give a share from 0 to below 1")
         if self.crops and self.split != "space":
             raise InvalidConfig("crops are cut from a region, and the paper's split has none: choose split=space")
+        if self.split == "blocks" and self.stride < self.tile:
+            raise InvalidConfig(
+                f"tiles of {self.tile} px at a stride of {self.stride} overlap, across blocks too: set stride={self.tile}"
+            )
         if self.epochs < 0:
             raise InvalidConfig(f"epochs is {self.epochs}: give 0 to count by steps, or a positive number")
         if not 0 <= self.seed < 2**63:

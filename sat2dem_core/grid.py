@@ -8,7 +8,6 @@ import json
 import math
 import os
 import re
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,6 +22,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from sat2dem_core.errors import InvalidRegion, NoTiles
+from sat2dem_core.tiles import BLOCK, split_groups
 
 PIXELS, RESOLUTION = 256, 30.0  # px, meters: the paper's
 SIDE = PIXELS * RESOLUTION  # meters
@@ -171,7 +171,7 @@ def overlaps(tiles: Sequence[Cell]) -> list[tuple[int, int]]:
 
 
 def block_split(
-    tiles: Sequence[Cell], seed: int = 0, block: int = 4, shares: tuple[float, float] = (0.70, 0.15)
+    tiles: Sequence[Cell], seed: int = 0, block: int = BLOCK, shares: tuple[float, float] = (0.70, 0.15)
 ) -> tuple[list[int], list[int], list[int]]:
     """Split tiles by ground: blocks of ``block`` x ``block`` cells fall into one part whole.
 
@@ -192,18 +192,7 @@ def block_split(
         (cell.epsg, cell.column // block, cell.row // block) if single else (0, int(number), 0)
         for cell, single, number in zip(tiles, alone, component)
     ]
-    blocks = sorted(set(keys))
-    order = np.random.default_rng(seed).permutation(len(blocks))
-    size = Counter(keys)
-    ends = np.cumsum([size[blocks[i]] for i in order]) / len(tiles)
-    part = {blocks[i]: int(np.searchsorted(np.cumsum(shares), end - 1e-9, side="right")) for i, end in zip(order, ends)}
-    parts = tuple([n for n, key in enumerate(keys) if part[key] == p] for p in range(3))
-    if not all(parts):
-        raise NoTiles(
-            f"{len(tiles)} tiles in {len(blocks)} blocks of {block} x {block} leave a part of the split empty: choose "
-            "smaller blocks or a larger region"
-        )
-    return parts
+    return split_groups(keys, seed, shares)
 
 
 def _to_degrees(epsg: int) -> Transformer:

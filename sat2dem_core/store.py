@@ -165,8 +165,8 @@ def read_parts(path: str | os.PathLike, split: str = "space", version: int = 1) 
     """A store's tiles to train on, to validate and to test; on disk where they would take most of the free memory.
 
     Args:
-        split: ``space``, by ground (:func:`sat2dem_core.grid.block_split`), or ``paper``, shuffled
-            (:func:`sat2dem_core.tiles.paper_split`).
+        split: ``space`` or ``blocks``, by ground (:func:`sat2dem_core.grid.block_split`), or
+            ``paper``, shuffled (:func:`sat2dem_core.tiles.paper_split`).
         version: seed of the split.
 
     Raises:
@@ -175,7 +175,7 @@ def read_parts(path: str | os.PathLike, split: str = "space", version: int = 1) 
     """
     dataset = open_store(path)
     count = dataset.sizes["tile"]
-    numbers = block_split(_cells(dataset, path), seed=version) if split == "space" else paper_split(version, count)
+    numbers = paper_split(version, count) if split == "paper" else block_split(_cells(dataset, path), seed=version)
     empty = set(np.flatnonzero(dataset.nodata_share.values == 1))
     if empty:
         warnings.warn(f"{path}: {len(empty)} of {count} tiles hold no pair of image and elevation and are left out", stacklevel=2)

@@ -7,6 +7,8 @@ The paper shuffles tiles instead (:func:`paper_split`), and neighbors fall on bo
 
 import hashlib
 import random
+from collections import Counter
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,6 +18,7 @@ from sat2dem_core.errors import NoTiles, WrongShape
 from sat2dem_core.scenes import ground_sampling_distance
 
 PAPER_TILES = 10237  # Zenodo record 14647632
+BLOCK = 4  # side of the blocks that go into one part whole, tiles
 
 
 @dataclass(frozen=True)
@@ -140,6 +143,39 @@ def divide(
         region(slice(south, height), west),
         region(slice(0, height), slice(east, width)),
     )
+
+
+def split_groups(
+    groups: Sequence[Hashable], seed: int, shares: tuple[float, float] = (0.70, 0.15)
+) -> tuple[list[int], list[int], list[int]]:
+    """Divide tiles so that those of one group fall into one part whole.
+
+    Args:
+        groups: which group each tile belongs to.
+        shares: of training and validation.
+
+    Returns:
+        The numbers of the training, validation and test tiles, each ascending.
+
+    Raises:
+        NoTiles: there are too few groups for three parts.
+    """
+    names, size = sorted(set(groups)), Counter(groups)
+    order = np.random.default_rng(seed).permutation(len(names))
+    ends = np.cumsum([size[names[i]] for i in order]) / len(groups)
+    part = {names[i]: int(np.searchsorted(np.cumsum(shares), end - 1e-9, side="right")) for i, end in zip(order, ends)}
+    parts = tuple([number for number, group in enumerate(groups) if part[group] == p] for p in range(3))
+    if not all(parts):
+        raise NoTiles(
+            f"{len(groups)} tiles in {len(names)} blocks leave a part of the split empty: choose smaller blocks or a "
+            "larger region"
+        )
+    return parts
+
+
+def block_of(tiles: Tiles, block: int = BLOCK) -> list[tuple[int, int]]:
+    """In which square of ``block`` x ``block`` tiles of its scene each tile's corner lies."""
+    return [tuple(map(int, corner)) for corner in tiles.corners // (block * tiles.size)]
 
 
 def paper_split(version: int, count: int = PAPER_TILES) -> tuple[list[int], list[int], list[int]]:

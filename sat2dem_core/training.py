@@ -106,6 +106,7 @@ class _Trainer:
         self.epoch_steps = math.ceil(len(data.train) / config.batch)
         self.steps = config.epochs * self.epoch_steps or config.steps
         self.step, self.best, self.rows, self.saved = 0, math.inf, [], time.monotonic()
+        self.started = self.saved  # moves back by what was spent before an interruption
         self.losses: list[dict[str, float]] = []  # of the steps since the last row of the log
         self.environment = {
             "python": platform.python_version(), "torch": torch.__version__, "device": processor(),
@@ -260,7 +261,7 @@ class _Trainer:
             state |= {f"raw.{name}": tensor for name, tensor in self.method.generator.state_dict().items()}
         meta = self._meta() | {
             "rates": self._rates(), "plateaus": {name: plateau.state_dict() for name, plateau in self.plateaus.items()},
-            "losses": self.losses, "scaler": self.method.scaler.state_dict(), "environment": self.environment,
+            "seconds": time.monotonic() - self.started, "losses": self.losses, "scaler": self.method.scaler.state_dict(), "environment": self.environment,
         }
         save_checkpoint(self.folder, "last", self._weights() | state, meta)
         self.saved = time.monotonic()
@@ -286,6 +287,7 @@ class _Trainer:
         for name, plateau in self.plateaus.items():
             plateau.load_state_dict(meta["plateaus"][name])
         self.method.scaler.load_state_dict(meta["scaler"])
+        self.started -= meta["seconds"]
         self.step, self.best, self.rows, self.losses = meta["step"], meta["best"], meta["log"], meta["losses"]
 
 

@@ -34,7 +34,7 @@ def test_changes_replace_settings_and_leave_the_preset_alone():
     [
         (lambda: preset("fast"), "unknown preset 'fast': choose one of cpu"),
         (lambda: preset("cpu", learningrate=1), "unknown setting 'learningrate': choose one of scene, .*learning_rate"),
-        (lambda: Config(split="random"), "unknown split 'random': choose one of space, paper"),
+        (lambda: Config(split="random"), "unknown split 'random': choose one of space, blocks, paper"),
         (lambda: Config(flips="up"), "unknown flips 'up': choose one of none, horizontal, vertical, both"),
         (lambda: Config(precision="half"), "unknown precision 'half': choose one of float32, mixed"),
         (lambda: Config(schedule="step"), "unknown schedule 'step': choose one of plateau, cosine"),
@@ -62,3 +62,9 @@ def test_settings_that_must_be_positive_are_refused_otherwise(name):
 def test_values_that_make_no_run_are_refused_and_named(name, value):
     with pytest.raises(InvalidConfig, match=f"{name} is .*{value}.*: give"):
         Config(**{name: value})
+
+
+def test_tiles_that_overlap_cannot_be_split_by_blocks():
+    with pytest.raises(InvalidConfig, match="tiles of 64 px at a stride of 4 overlap, across blocks too: set stride=64"):
+        Config(split="blocks")
+    Config(split="blocks", stride=64)

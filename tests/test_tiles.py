@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sat2dem_core.errors import NoTiles, WrongShape
-from sat2dem_core.tiles import check_tile_size, cut, divide, paper_split
+from sat2dem_core.tiles import block_of, check_tile_size, cut, divide, paper_split, split_groups
 
 # From the paper's facts: SHA-256 of the comma-joined tile numbers of each split's three parts.
 CHECKSUMS = {
@@ -155,3 +155,19 @@ def test_fingerprint_changes_with_any_pixel_and_any_id(hills):
     rgb.rgb[0, 3, 3] ^= 1
     others = [cut(dem, 64), cut(rgb, 64), cut(hills.assign_attrs(name="other"), 64), tiles.take([1, 0, 2, 3])]
     assert len({tiles.fingerprint(), *(other.fingerprint() for other in others)}) == 5
+
+
+@given(seed=st.integers(0, 20), size=st.sampled_from([32, 64]))
+def test_blocks_go_into_one_part_whole(make_scene, seed, size):
+    tiles = cut(make_scene(640, 512), size)
+    parts = split_groups(block_of(tiles, 2), seed)
+    assert sorted(sum(parts, [])) == list(range(len(tiles)))
+    blocks = [{tuple(tiles.corners[number] // (2 * size)) for number in part} for part in parts]
+    assert not blocks[0] & blocks[1] and not blocks[0] & blocks[2] and not blocks[1] & blocks[2]
+    assert parts == split_groups(block_of(tiles, 2), seed)
+    assert 0.5 <= len(parts[0]) / len(tiles) <= 0.8
+
+
+def test_too_few_blocks_are_said(make_scene):
+    with pytest.raises(NoTiles, match="4 tiles in 1 blocks leave a part of the split empty"):
+        split_groups(block_of(cut(make_scene(64, 64), 32)), 0)

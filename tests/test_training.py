@@ -106,7 +106,7 @@ def test_run_logs_every_validation_and_keeps_best_and_last(trained, small):
     assert log.epoch.tolist() == [1, 2, 3] and log.step.tolist() == [2, 4, 6]
     assert {"loss", "validation_mae", "rate"} <= set(log.columns) and np.isfinite(log).all(axis=None)
     best, last = (load_checkpoint(trained.folder / f"{name}.json")[1] for name in ("best", "last"))
-    assert last["step"] == 6
+    assert last["step"] == 6 and trained.seconds == last["seconds"] > 0
     assert best["step"] == log.step[log.validation_mae.idxmin()] and best["best"] == log.validation_mae.min()
     assert best["config"]["features"] == small.features and len(best["data"]) == 64 and best["code"]
     assert load_checkpoint(trained.folder / "last.previous.json")[1]["step"] == 4
