@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sat2dem_core.config import PRESETS, Config, Request, meanings, preset, source
 from sat2dem_core.errors import InvalidConfig, InvalidRegion, Sat2DEMError
-from sat2dem_core.files import ZENODO
+from sat2dem_core.files import ZENODO, replacing
 
 
 def parser() -> argparse.ArgumentParser:
@@ -31,12 +31,20 @@ def parser() -> argparse.ArgumentParser:
         meaning = f"{meanings()[field.name]} [{field.default}]".replace("%", "%%")
         settings.add_argument(f"--{field.name.replace('_', '-')}", metavar=field.type.__name__.upper(), help=meaning)
 
-    evaluate = verbs.add_parser("evaluate", help="score a run's best checkpoint on its held-out tiles, in meters")
-    evaluate.add_argument("run", metavar="DIR", help="a run's folder")
+    evaluate = verbs.add_parser("evaluate", help="score a run on its held-out tiles beside baselines, or any DEM against another")
+    evaluate.add_argument("what", metavar="DIR | DEM", help="a run's folder, of which the best checkpoint is scored; or a raster")
+    evaluate.add_argument("--truth", metavar="DEM", help="what to score a raster against, on the same grid")
+    evaluate.add_argument("--mask-water", action="store_true", help="leave out water: what is quite level in the truth")
+    evaluate.add_argument("--table", metavar="CSV", help="write every measure")
 
-    study = verbs.add_parser("study", help="make every run of a study file, and a table with a row a run")
+    study = verbs.add_parser(
+        "study", help="make every run of a study file, and a table with a row a run",
+        description="Make every run of a study file, and a table with a row a run. On several GPUs or machines, a share "
+        "each: python -m torch.distributed.run --nproc-per-node 2 -m -- sat2dem_core study ...",
+    )
     study.add_argument("study", metavar="STUDY", help="a TOML file: a preset and [[grid]] tables of settings")
     study.add_argument("table", metavar="CSV", help="the table to write; an interrupted study goes on where it stopped")
+    study.add_argument("--report", metavar="FOLDER", help="write it there as Markdown, LaTeX and a figure, too")
     return top
 
 
@@ -115,12 +123,12 @@ def _data(args: argparse.Namespace) -> None:
         table = quality.inspect(args.store)
         flagged = table[table.flagged != ""]
         if args.table:
-            with files.replacing(Path(args.table)) as beside:
+            with replacing(Path(args.table)) as beside:
                 table.to_csv(beside)
         if args.figure:
             from sat2dem_core.plots import quality_figure
 
-            with files.replacing(Path(args.figure)) as beside:
+            with replacing(Path(args.figure)) as beside:
                 quality_figure(table, quality.elevation_histogram(args.store)).savefig(beside, format="png", dpi=150)
         columns = ["relief", "cloud_share", "nodata_share", "down", "east", "shading", "flagged"]
         print(flagged[columns].round(2).to_string(na_rep="-") if len(flagged) else "no tile is flagged")
@@ -165,19 +173,34 @@ def _read(field, text: str):
 
 
 def _evaluate(args: argparse.Namespace) -> None:
-    from sat2dem_core.checkpoints import load_model
-    from sat2dem_core.evaluation import evaluate
-    from sat2dem_core.training import prepare
+    import pandas as pd
 
-    model = load_model(args.run)
-    data = prepare(model.config)
-    print(evaluate(model, data.test, data.train).round(3).to_string(na_rep="-"))
+    from sat2dem_core.evaluation import evaluate, score
+
+    if args.truth:
+        table = pd.DataFrame({args.what: score(args.what, args.truth, mask_water=args.mask_water).result()}).T
+    else:
+        from sat2dem_core.checkpoints import load_model
+        from sat2dem_core.training import prepare
+
+        model = load_model(args.what)
+        data = prepare(model.config)
+        table = evaluate(model, data.test, data.train, mask_water=args.mask_water).table
+    if args.table:
+        with replacing(Path(args.table)) as beside:
+            table.to_csv(beside)
+    of_form = table.columns[table.columns.get_loc("PSNR") : table.columns.get_loc("tiles")]
+    print(table.drop(columns=[*of_form, "pixels", "tiles", "flat tiles"]).round(3).to_string(na_rep="-"))
+    print(f"\n{table[of_form].dropna(how='all').round(3).to_string(na_rep='-')}")
 
 
 def _study(args: argparse.Namespace) -> None:
+    from sat2dem_core.report import write_report
     from sat2dem_core.study import run_study
 
     print(f"{args.table}: {len(run_study(args.study, args.table))} runs")
+    if args.report:
+        print(*write_report(args.table, args.report), sep="\n")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import json
 import os
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -243,8 +243,12 @@ def cache_folder() -> Path:
     return Path(os.environ.get("SAT2DEM_CACHE") or Path.home() / ".cache" / "sat2dem")
 
 
-def code_version() -> str:
-    """Digest of the modules that decide a run's outcome, so that it is never mistaken for one of other code."""
+def digest(modules: Iterable[str]) -> str:
+    """Checksum of modules of this package."""
     folder = Path(__file__).parent
-    modules = "config scenes tiles normalize attention networks losses methods batches training".split()
     return hashlib.sha256(b"".join((folder / f"{name}.py").read_bytes() for name in modules)).hexdigest()[:12]
+
+
+def code_version() -> str:
+    """Checksum of the modules that decide a run's outcome, so that it is never mistaken for one of other code."""
+    return digest("config scenes tiles normalize attention networks losses methods batches training".split())

@@ -8,29 +8,35 @@ The paper's two normalizations answer different questions, so every model is ask
 - ``relief``: shape alone; the tile's mean is taken from prediction and truth.
 
 Metrics as in Leyva, Ortega & de Moura (2026): MAE, RMSE and R² over all pixels of all tiles, SSIM the mean over
-tiles on (n + 1) / 2 with the normalization's ``ssim_range``. Nodata counts nowhere.
+tiles on (n + 1) / 2 with the normalization's ``ssim_range``. Beside them stand those of :mod:`sat2dem_core.measures`.
+Nodata counts nowhere.
 """
 
-import math
-from collections.abc import Callable
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pandas as pd
+import rioxarray
 import torch
+import xarray as xr
+from rasterio.errors import RasterioError
 from torch import Tensor
-from torchmetrics.functional.image import structural_similarity_index_measure
+from tqdm import tqdm
 
+from sat2dem_core import baselines, terrain
+from sat2dem_core.baselines import Predictor, tile_mean
 from sat2dem_core.checkpoints import Model
-from sat2dem_core.errors import NoTiles, WrongShape, choose
+from sat2dem_core.errors import NoTiles, UnreadableRaster, WrongShape, choose
+from sat2dem_core.measures import CLASSES, Measures
 from sat2dem_core.normalize import Normalization, tile_minimum
+from sat2dem_core.scenes import ground_sampling_distance
 from sat2dem_core.tiles import Tiles
 
 QUESTIONS = ("absolute", "above minimum", "relief")
-
-
-def tile_mean(dem: Tensor) -> Tensor:
-    """Mean of each tile's valid pixels: (N, H, W) to (N, 1, 1)."""
-    return dem.nanmean((-2, -1), keepdim=True)
+BATCH = 16  # tiles measured at once
 
 
 def put_question(dem: Tensor, question: str) -> Tensor:
@@ -41,69 +47,9 @@ def put_question(dem: Tensor, question: str) -> Tensor:
     return dem - tile_minimum(dem) if question == "above minimum" else dem
 
 
-class Scores:
-    """MAE, RMSE, R² and SSIM, accumulated tile by tile in float64.
-
-    Args:
-        low, high: meters that become 0 and 1 for SSIM; no SSIM without them.
-        data_range: SSIM's, on that scale.
-    """
-
-    def __init__(self, low: float | None = None, high: float | None = None, data_range: float = 1.0):
-        self.low, self.high, self.data_range = low, high, data_range
-        self.count = self.tiles = 0
-        self.absolute = self.squared = self.truth = self.truth_squared = self.similarity = 0.0
-
-    def update(self, prediction: Tensor, truth: Tensor) -> None:
-        """Add tiles: (N, H, W) meters each, NaN in ``truth`` for nodata."""
-        if prediction.shape != truth.shape:
-            raise WrongShape(
-                f"prediction {tuple(prediction.shape)} and truth {tuple(truth.shape)} lie on different grids: "
-                "resample one onto the other first"
-            )
-        valid = ~truth.isnan()
-        error, z = (prediction - truth)[valid].double(), truth[valid].double()
-        self.count += z.numel()
-        self.absolute += float(error.abs().sum())
-        self.squared += float(error.square().sum())
-        self.truth += float(z.sum())
-        self.truth_squared += float(z.square().sum())
-        if self.low is not None:
-            scaled = ((dem - self.low) / (self.high - self.low) for dem in (prediction, truth))
-            similarity = ssim(*scaled, self.data_range)
-            self.similarity += float(similarity.nansum())
-            self.tiles += int((~similarity.isnan()).sum())
-
-    def result(self) -> dict[str, float]:
-        """The scores so far: meters for MAE and RMSE; None for what is not defined on these tiles.
-
-        Raises:
-            NoTiles: no valid pixel was seen.
-        """
-        if not self.count:
-            raise NoTiles("there is nothing to score: no tile has a valid elevation")
-        spread = self.truth_squared - self.truth**2 / self.count
-        return {
-            "MAE": self.absolute / self.count,
-            "RMSE": math.sqrt(self.squared / self.count),
-            "SSIM": self.similarity / self.tiles if self.tiles else None,
-            "R2": 1 - self.squared / spread if spread > 1e-9 * self.truth_squared else None,
-        }
-
-
-def ssim(prediction: Tensor, truth: Tensor, data_range: float) -> Tensor:
-    """Structural similarity of each tile, (N, H, W) to (N,), as torchmetrics computes it.
-
-    Only pixels whose whole 11 px window is valid count; a tile without any gives NaN.
-    """
-    valid = ~truth.isnan()
-    known = torch.where(valid, truth, 0.0).unsqueeze(1)
-    _, full = structural_similarity_index_measure(
-        torch.where(valid, prediction, 0.0).unsqueeze(1), known, data_range=data_range,
-        reduction="none", return_full_image=True,
-    )
-    hole = torch.nn.functional.max_pool2d((~valid).float().unsqueeze(1), 11, stride=1, padding=5) > 0
-    return torch.where(hole, torch.nan, full).squeeze(1).nanmean((-2, -1))
+def trained_question(normalization: str) -> str:
+    """The question that a normalization trains for, and on which the paper scores it."""
+    return "absolute" if normalization == "global" else "above minimum"
 
 
 def elevations(model: Model, rgb, truth: Tensor) -> dict[str, Tensor]:
@@ -121,39 +67,164 @@ def elevations(model: Model, rgb, truth: Tensor) -> dict[str, Tensor]:
     return {question: put_question(absolute, question) for question in QUESTIONS}
 
 
-def evaluate(model: Model, test: Tiles, train: Tiles) -> pd.DataFrame:
-    """Score a model and two baselines on held-out tiles.
+@dataclass(frozen=True)
+class Evaluation:
+    """What a model and its baselines scored.
 
-    The baselines: ``constant``, the training tiles' median answer everywhere, and ``tile mean``, each test tile's
-    own true mean, that is the error that is left when relief is not predicted at all.
+    Attributes:
+        table: one row for each question and predictor, a column for each measure (see
+            :meth:`sat2dem_core.measures.Measures.result`). What a constant offset does not change stands with ``relief``
+            alone; SSIM has no scale there, and is None.
+        classes: the same for each class of slope, elevation and relief of the truth, in ``by`` and ``class``.
+        spectra: by wavelength in meters, for each predictor the power of its relief and of its error, as shares of the
+            truth's power at that wavelength.
+        tiles: by tile its valid pixels, and for each question and predictor (``relief: unet``) its MAE in meters.
+    """
+
+    table: pd.DataFrame
+    classes: pd.DataFrame
+    spectra: pd.DataFrame
+    tiles: pd.DataFrame
+
+
+def evaluate(model: Model, test: Tiles, train: Tiles, *, mask_water: bool = False) -> Evaluation:
+    """Score a model and its baselines on held-out tiles, some of which are in memory at a time.
+
+    The baselines: ``constant``, the training tiles' median answer; ``color``, a linear regression on red, green and
+    blue; and, from each test tile's truth, its ``tile mean``, its best ``tile plane``, and it at ``coarse 1 km`` and
+    ``coarse 90 m`` (the latter where pixels are finer). The model's name with ``, 1 km anchor`` is its relief, lifted to
+    each tile's mean of the coarse DEM: what a user has who does not know the tile's minimum.
 
     Args:
         test: what to score on.
-        train: what the constant is taken from.
+        train: what ``constant`` and ``color`` are taken from.
+        mask_water: leave out water, that is, ground that is quite level in the truth
+            (:func:`sat2dem_core.terrain.level`).
 
-    Returns:
-        One row for each question and predictor, with MAE, RMSE (meters), SSIM and R2. SSIM is None for relief, on
-        which the paper does not define it.
+    Raises:
+        NoTiles: there is no tile, or none has a valid elevation.
     """
-    truth, seen = (torch.from_numpy(np.asarray(tiles.dem)) for tiles in (test, train))
-    answers = elevations(model, test.rgb, truth)
-    predictors: dict[str, Callable[[str], Tensor]] = {
-        model.config.method: answers.__getitem__,
-        "constant": lambda question: put_question(seen, question).nanmedian().expand_as(truth),
-        "tile mean": lambda question: tile_mean(put_question(truth, question)).expand_as(truth),
-    }
-    rows = []
+    if not len(test):
+        raise NoTiles("there is nothing to score: the test set is empty")
+    known, coarse = _baselines(train, test.gsd), f"{model.config.method}, 1 km anchor"
+    measures: dict[tuple[str, str], Measures] = {}
     for question in QUESTIONS:
-        for name, predict in predictors.items():
-            scores = _scores(question, model.normalization)
-            scores.update(predict(question), put_question(truth, question))
-            rows.append({"question": question, "predictor": name} | scores.result())
-    return pd.DataFrame(rows).set_index(["question", "predictor"])
+        for name in (model.config.method, *((coarse,) if question == "absolute" else ()), *known[question]):
+            scale = _ssim_scale(question, model.normalization)
+            measures[question, name] = Measures(test.gsd, scale, form=question == "relief")
+    tiles: list[dict[str, np.ndarray]] = []
+    for rgb, truth in tqdm(_batches(test), total=-(-len(test) // BATCH), unit="batch", desc="scoring", delay=5):
+        water = terrain.level(truth) if mask_water else None
+        answers = elevations(model, rgb, truth)
+        lifted = answers["relief"] + tile_mean(known["absolute"]["coarse 1 km"](rgb, truth))
+        tiles.append({"pixels": _count(truth, water)})
+        for (question, name), measure in measures.items():
+            if name in known[question]:
+                answer = known[question][name](rgb, truth)
+            else:
+                answer = lifted if name == coarse else answers[question]
+            by_tile = measure.update(answer, put_question(truth, question), water, elevation=truth)
+            tiles[-1][f"{question}: {name}"] = by_tile.numpy()
+    columns = {name: np.concatenate([part[name] for part in tiles]) for name in tiles[0]}
+    return Evaluation(
+        _table({key: measure.result() for key, measure in measures.items()}), _classes(measures), _spectra(measures),
+        pd.DataFrame(columns, index=pd.Index(test.ids, name="tile")),
+    )
 
 
-def _scores(question: str, normalization: Normalization) -> Scores:
-    """SSIM as the paper sets it for the normalization that trains for the question."""
-    low, high = normalization.low, normalization.high
-    if question == "absolute":
-        return Scores(low, high)
-    return Scores(0.0, high - low, normalization.relief / (high - low)) if question == "above minimum" else Scores()
+def score(prediction: str | os.PathLike, truth: str | os.PathLike, *, mask_water: bool = False, window: int = 512) -> Measures:
+    """Measure one DEM against another, two single-band rasters in meters on one grid, window by window.
+
+    A slope needs its neighbors, so the rim of a window has none.
+
+    Raises:
+        UnreadableRaster: a file is missing or no raster.
+        WrongShape: they lie on different grids, or the prediction has nodata where the truth is known.
+        NoTiles: the truth is all nodata.
+    """
+    ours, theirs = (_open_dem(path) for path in (prediction, truth))
+    grids = [(dem.rio.crs, dem.shape, tuple(np.round(dem.rio.transform(), 9))) for dem in (ours, theirs)]
+    if grids[0] != grids[1]:
+        raise WrongShape(
+            f"{prediction} and {truth} lie on different grids: resample one onto the other first, with gdalwarp -t_srs, -te and -ts"
+        )
+    found = Measures(ground_sampling_distance(theirs))
+    corners = [(row, column) for row in range(0, theirs.rio.height, window) for column in range(0, theirs.rio.width, window)]
+    for row, column in tqdm(corners, unit="window", desc="scoring", delay=5):
+        part = dict(y=slice(row, row + window), x=slice(column, column + window))
+        dems = [torch.from_numpy(np.asarray(dem.isel(part), np.float32)) for dem in (ours, theirs)]
+        rest = (0, window - dems[0].shape[1], 0, window - dems[0].shape[0])  # windows at the edge are filled up with nodata
+        a, b = (torch.nn.functional.pad(dem, rest, value=torch.nan)[None] for dem in dems)
+        found.update(a, b, terrain.level(b) if mask_water else None)
+    return found
+
+
+def _open_dem(path: str | os.PathLike) -> xr.DataArray:
+    try:
+        raster = rioxarray.open_rasterio(path, masked=True)
+    except (RasterioError, OSError) as error:
+        raise UnreadableRaster(f"{path} cannot be read ({error}): check the path, or fetch it again") from error
+    if raster.sizes["band"] != 1:
+        raise UnreadableRaster(f"{path} has {raster.sizes['band']} bands: give a DEM of one band, elevation in meters")
+    return raster.squeeze("band", drop=True)
+
+
+def _count(truth: Tensor, water: Tensor | None) -> np.ndarray:
+    """How many pixels of each tile are scored."""
+    valid = ~truth.isnan() if water is None else ~truth.isnan() & ~water
+    return valid.sum((1, 2)).numpy()
+
+
+def _batches(tiles: Tiles) -> Iterator[tuple[Tensor, Tensor]]:
+    """Tiles in parts, also from disk."""
+    for start in range(0, len(tiles), BATCH):
+        yield tuple(torch.from_numpy(np.asarray(array[start : start + BATCH])) for array in (tiles.rgb, tiles.dem))
+
+
+def _baselines(train: Tiles, gsd: tuple[float, float]) -> dict[str, dict[str, Predictor]]:
+    """By question and name."""
+    truth_based = {"tile mean": baselines.mean, "tile plane": baselines.plane, "coarse 1 km": baselines.coarse(1000, gsd)}
+    if 2 * max(gsd) <= 90:
+        truth_based["coarse 90 m"] = baselines.coarse(90, gsd)
+
+    def ask(predictor: Predictor, question: str, rgb: Tensor, truth: Tensor) -> Tensor:
+        return put_question(predictor(rgb, truth), question)
+
+    found = {}
+    for question in QUESTIONS:
+        pairs = lambda: ((rgb, put_question(dem, question)) for rgb, dem in _batches(train))
+        fitted = {"constant": baselines.constant(pairs()), "color": baselines.color(pairs())}
+        found[question] = fitted | {name: partial(ask, predictor, question) for name, predictor in truth_based.items()}
+        found[question]["tile mean"] = lambda rgb, truth, question=question: baselines.mean(rgb, put_question(truth, question))
+    return found
+
+
+def _ssim_scale(question: str, normalization: Normalization) -> tuple[float, float, float] | None:
+    """As the paper sets it for the normalization that trains for the question."""
+    span = normalization.high - normalization.low
+    scales = {"absolute": (normalization.low, normalization.high, 1.0), "above minimum": (0.0, span, normalization.relief / span)}
+    return scales.get(question)
+
+
+def _table(rows: dict[tuple[str, str], dict]) -> pd.DataFrame:
+    table = pd.DataFrame(rows).T.rename_axis(["question", "predictor"])
+    return table.reindex(rows.keys()).astype(float)
+
+
+def _classes(measures: dict[tuple[str, str], Measures]) -> pd.DataFrame:
+    rows = {
+        (question, name, kind, f"{low:g} to {high:g}"): tally.result(number)
+        for (question, name), measure in measures.items() for kind, tally in measure.by_class.items()
+        for number, (low, high) in enumerate(zip(CLASSES[kind], CLASSES[kind][1:])) if tally.sums[0, number]
+    }
+    return pd.DataFrame(rows).T.rename_axis(["question", "predictor", "by", "class"])
+
+
+def _spectra(measures: dict[tuple[str, str], Measures]) -> pd.DataFrame:
+    columns, wavelengths = {}, []
+    for (question, name), measure in measures.items():
+        if question == "relief" and measure.power is not None:
+            truth, predicted, error = measure.power[:, 1:].numpy()
+            columns |= {f"{name}: relief": predicted / truth, f"{name}: error": error / truth}
+            wavelengths = measure.wavelengths()
+    return pd.DataFrame(columns, index=pd.Index(wavelengths, name="wavelength"))

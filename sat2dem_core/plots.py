@@ -196,3 +196,21 @@ def draw_run(run: Run) -> None:
         with replacing(run.folder / f"{name}.png") as beside:
             figure.savefig(beside, format="png", dpi=100)
         plt.close(figure)  # or a notebook would show it
+
+
+def study_figure(summary: pd.DataFrame, label: str = "MAE of relief, m") -> Figure:
+    """The mean error of each setting of a study, with its deviation, beside the constant.
+
+    Args:
+        summary: see :func:`sat2dem_core.report.summarize`.
+    """
+    names = [", ".join(map(str, point if isinstance(point, tuple) else (point,))) for point in summary.index]
+    figure, axis = plt.subplots(figsize=(7, 1 + 0.28 * len(names)), layout="constrained")
+    spread = summary["MAE ± splits"].fillna(summary["MAE ± seeds"]).fillna(0)
+    axis.errorbar(summary.MAE, range(len(names)), xerr=spread, fmt="o", color="#0072B2", capsize=3)
+    axis.axvline(summary.constant.mean(), color="gray", ls="--", label="constant")
+    axis.set(yticks=range(len(names)), yticklabels=names, xlabel=label)
+    axis.invert_yaxis()
+    axis.grid(alpha=0.3)
+    axis.legend(loc="best", frameon=False)
+    return figure

@@ -23,6 +23,7 @@ import zarr
 from dask.distributed import Client, as_completed
 from numcodecs import Blosc
 from psutil import virtual_memory
+from pyproj import Transformer
 from tqdm import tqdm
 
 from sat2dem_core import stac
@@ -157,8 +158,19 @@ def read_tiles(path: str | os.PathLike, numbers: Iterable[int] | None = None, *,
     rgb, dem = (dataset.rgb, dataset.dem) if lazy else (dataset.rgb.values, dataset.dem.values)
     return Tiles(
         rgb=rgb, dem=dem, ids=tuple(map(str, dataset.tile.values)),
-        corners=np.zeros((dataset.sizes["tile"], 2), int), gsd=(RESOLUTION, RESOLUTION),
+        corners=_corners(dataset), gsd=(RESOLUTION, RESOLUTION),
     )
+
+
+def _corners(dataset: xr.Dataset) -> np.ndarray:
+    """Where tiles of any zones lie beside each other, (N, 2) rows and columns; zeros where a tile does not say."""
+    places = list(zip(dataset.left.values, dataset.top.values, dataset.crs.values))
+    if not all(crs for _, _, crs in places):
+        return np.zeros((len(places), 2), int)
+    to_degrees = {crs: Transformer.from_crs(str(crs), "EPSG:4326", always_xy=True) for crs in set(dataset.crs.values)}
+    lon, lat = np.array([to_degrees[crs].transform(left, top) for left, top, crs in places]).T
+    degree = 111_195 / RESOLUTION  # px, on a sphere: good to half a percent
+    return np.round(np.stack([-lat, (lon - lon.mean()) * np.cos(np.radians(lat.mean()))], -1) * degree).astype(int)
 
 
 def read_parts(path: str | os.PathLike, split: str = "space", version: int = 1) -> tuple[Tiles, Tiles, Tiles]:

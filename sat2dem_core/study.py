@@ -1,28 +1,37 @@
 """A grid of settings run, one row a run, in a table that chapters draw from.
 
 A study is a TOML file: a ``preset``, and ``[[grid]]`` tables in which every setting that is a list is an axis. One
-that looks for good settings has ``part = "validation"``, so that it never sees the held-out tiles. Rows that the table
-already has are not made again, so a study that was interrupted goes on where it stopped.
+that looks for good settings has ``part = "validation"``, so that it never sees the held-out tiles. Runs that the table
+already has are not made again, so a study that was interrupted goes on where it stopped, and a launcher (``torchrun``,
+``srun`` with RANK and WORLD_SIZE) lets many processes on one file system make a share of the runs each.
 """
 
+import hashlib
 import itertools
+import json
 import os
 import subprocess
-import time
 import tomllib
-from dataclasses import fields
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
-import torch
+from filelock import FileLock
+from scipy.spatial import KDTree
 from tqdm import tqdm
 
+from sat2dem_core.checkpoints import Run, code_version, digest
 from sat2dem_core.config import Config, preset
 from sat2dem_core.errors import InvalidConfig, choose
-from sat2dem_core.evaluation import evaluate
+from sat2dem_core.evaluation import Evaluation, evaluate
 from sat2dem_core.files import replacing
-from sat2dem_core.training import code_version, processor, train
+from sat2dem_core.tiles import Tiles
+from sat2dem_core.training import train
+
+SCORING = ("evaluation", "measures", "baselines", "terrain", "study")  # the modules that decide how a run is scored
 
 
 def read_study(path: str | os.PathLike) -> list[dict[str, Any]]:
@@ -63,54 +72,115 @@ def settings(run: dict[str, Any]) -> Config:
 
 
 def run_study(path: str | os.PathLike, table: str | os.PathLike) -> pd.DataFrame:
-    """Make every run of a study and write its table, anew after each run; rows of this very code are kept.
+    """Make every run of a study, or this process's share of them, and write its tables, anew after each run.
 
     Args:
         path: the study's TOML file.
-        table: CSV to write: a row a run with its settings, its scores on the held-out tiles (or the study's ``part``)
-            by question and metric (meters), those of the baselines, the seconds it took, and commit, code and machine.
+        table: CSV to write: a row a run with its settings, its scores on the held-out tiles (or the study's ``part``) by
+            question and measure, the baselines' MAE, the seconds it trained, and commit, code and machine. Beside it,
+            ``<table>-tiles.csv`` has the errors of each tile, for :mod:`sat2dem_core.uncertainty`.
+
+    Returns:
+        The table; of several processes, as far as it has come.
     """
-    content, origin, rows = _read(path), provenance(), []
+    table, content = Path(table), _read(path)
     runs, part = _runs(content), content["part"]
-    known = pd.read_csv(table).to_dict("records") if Path(table).exists() else []
-    for run in tqdm(runs, unit="run"):
-        found = next((row for row in known if row["code"] == origin["code"] and _settings_of(row) == run), None)
-        if found:
-            rows.append({name: None if pd.isna(value) else value for name, value in found.items()})
+    names = {_name(run, part): run for run in runs}
+    rank, processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    origin = {"code": code_version(), "scoring": digest(SCORING)}
+    done = read_table(table)
+    done = set(done.run[(done.code == origin["code"]) & (done.scoring == origin["scoring"])]) if len(done) else set()
+    for name, run in tqdm(list(names.items())[rank::processes], unit="run"):
+        if name in done:
             continue
-        config = settings(run)
-        started = time.perf_counter()
-        made = train(config, progress=False)
-        seconds, data = time.perf_counter() - started, made.data
-        tiles = getattr(data, part)
-        scores = evaluate(made.model(), tiles, data.train)
-        named = {
-            f"{question} {metric}" if predictor == config.method else f"{predictor}: {question} {metric}": value
-            for (question, predictor), row in scores.iterrows() for metric, value in row.items()
-            if predictor == config.method or metric == "MAE"
-        }
-        rows.append(run | {name: None if pd.isna(v) else round(v, 4) for name, v in named.items()}
-                    | {f"{part} tiles": len(tiles), "seconds": round(seconds, 1)} | origin)
-        with replacing(Path(table)) as beside:
-            pd.DataFrame(rows).to_csv(beside, index=False)
-    return pd.DataFrame(rows)
+        with _alone():
+            made = train(settings(run), progress=False)
+        tiles = getattr(made.data, part)
+        found = evaluate(made.model(), tiles, made.data.train)
+        scores = _scores(found, made.model().config.method) | {f"{part} tiles": len(tiles), "seconds": round(made.seconds, 1)}
+        row = {"run": name} | run | scores | {"commit": _commit()} | origin | {"machine": _machine(made)}
+        with FileLock(f"{table}.lock"):  # others write their rows, too
+            _write(table, names, pd.DataFrame([row]))
+            _write(_beside(table), names, _tile_rows(name, found, tiles, made.data.train))
+    return read_table(table)
 
 
-def _settings_of(row: dict[str, Any]) -> dict[str, Any]:
-    """Which run a table's row is of."""
-    names = ["preset", *(field.name for field in fields(Config))]
-    return {name: row[name] for name in names if name in row and not pd.isna(row[name])}
-
-
-def provenance() -> dict[str, str]:
-    """What a number must carry to be trusted: commit, digest of the code, machine."""
+@contextmanager
+def _alone() -> Iterator[None]:
+    """A launcher's processes share the study, not each run."""
+    world = os.environ.pop("WORLD_SIZE", "1")
     try:
-        commit = subprocess.run(
-            ["git", "-C", Path(__file__).parent, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
-        ).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        commit = ""
-    return {
-        "commit": commit, "code": code_version(),
-        "machine": f"{processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
+        yield
+    finally:
+        os.environ["WORLD_SIZE"] = world
+
+
+def tile_errors(table: str | os.PathLike) -> pd.DataFrame:
+    """What a study's table has by tile: ``run``, ``tile``, its ``row`` and ``column``, its ``pixels``, ``distance`` to the
+    center of the closest training tile (meters), and the MAE of model and baselines for each question."""
+    return pd.read_csv(_beside(Path(table)), dtype={"run": str})
+
+
+def _beside(table: Path) -> Path:
+    return table.with_name(f"{table.stem}-tiles{table.suffix}")
+
+
+def _name(run: dict[str, Any], part: str) -> str:
+    return hashlib.sha256(json.dumps([run, part], sort_keys=True).encode()).hexdigest()[:10]
+
+
+def read_table(path: str | os.PathLike) -> pd.DataFrame:
+    """A study's table as far as it has come; empty where there is none."""
+    path = Path(path)
+    return pd.read_csv(path, dtype={"run": str}) if path.exists() else pd.DataFrame()
+
+
+def _write(path: Path, names: dict[str, Any], new: pd.DataFrame) -> None:
+    """Put rows in place of those of the same run, in the study's order."""
+    old = read_table(path)
+    if len(old) and ("run" not in old or set(old.run) - names.keys()):
+        raise InvalidConfig(f"{path} holds runs that are none of this study: choose another table, or remove it")
+    kept = old[old.run != new.run.iloc[0]] if len(old) else old
+    order = {name: number for number, name in enumerate(names)}
+    rows = pd.concat([kept, new], ignore_index=True).sort_values("run", key=lambda run: run.map(order), kind="stable")
+    with replacing(path) as beside:
+        rows.to_csv(beside, index=False)
+
+
+def _scores(found: Evaluation, method: str) -> dict[str, float | None]:
+    """The model's measures by question, the baselines' MAE, and the model's error of relief by slope of the ground."""
+    scores = {}
+    for (question, predictor), row in found.table.iterrows():
+        known = row.dropna() if predictor == method else row[["MAE"]]
+        scores |= {f"{question} {measure}" if predictor == method else f"{predictor}: {question} {measure}": round(float(value), 4)
+                   for measure, value in known.items()}
+    by_slope = found.classes.loc[("relief", method, "slope")]
+    return scores | {f"relief MAE, slope {name} %": round(float(row.MAE), 2) for name, row in by_slope.iterrows()}
+
+
+def _tile_rows(name: str, found: Evaluation, tiles: Tiles, train: Tiles) -> pd.DataFrame:
+    method = found.table.index[0][1]
+    distance = KDTree(train.corners * np.array(tiles.gsd)).query(tiles.corners * np.array(tiles.gsd))[0]
+    columns = {
+        f"{predictor}: {question}".removeprefix(f"{method}: "): found.tiles[f"{question}: {predictor}"].round(2).values
+        for question, predictor in found.table.index if predictor in (method, "constant")
     }
+    columns |= {f"{predictor}: relief": found.tiles[f"relief: {predictor}"].round(2).values for predictor in ("tile mean", "coarse 1 km")}
+    return pd.DataFrame({
+        "run": name, "tile": found.tiles.index, "row": tiles.corners[:, 0], "column": tiles.corners[:, 1],
+        "pixels": found.tiles.pixels.values, "distance": distance.round(), **columns,
+    })
+
+
+def _commit() -> str:
+    try:
+        command = ["git", "-C", Path(__file__).parent, "rev-parse", "--short", "HEAD"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def _machine(run: Run) -> str:
+    """What trained it."""
+    environment = json.loads((run.folder / "environment.json").read_text())
+    return f"{environment['device']}, {environment['threads']} threads, torch {environment['torch']}"

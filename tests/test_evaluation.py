@@ -1,15 +1,19 @@
-import math
+from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
+import rasterio
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torchmetrics.functional import mean_absolute_error, mean_squared_error, r2_score
 from torchmetrics.functional.image import structural_similarity_index_measure
 
-from sat2dem_core.errors import NoTiles, UnknownName, WrongShape
-from sat2dem_core.evaluation import QUESTIONS, Scores, elevations, evaluate, put_question, ssim, tile_mean
+from sat2dem_core import evaluation
+from sat2dem_core.baselines import tile_mean
+from sat2dem_core.errors import NoTiles, UnknownName, UnreadableRaster, WrongShape
+from sat2dem_core.evaluation import QUESTIONS, elevations, evaluate, put_question, score, trained_question
+from sat2dem_core.measures import CLASSES
 from sat2dem_core.normalize import Normalization
 from sat2dem_core.training import prepare
 
@@ -20,93 +24,11 @@ def tiles(seed: int, count: int = 3, size: int = 32) -> torch.Tensor:
     return 1500 + 300 * torch.nn.functional.interpolate(rough, size, mode="bicubic").squeeze(1)
 
 
-def scores(prediction, truth, *scale) -> dict[str, float]:
-    result = Scores(*scale)
-    result.update(prediction, truth)
-    return result.result()
-
-
-def test_scores_equal_torchmetrics():
-    prediction, truth = tiles(0), tiles(1)
-    result = scores(prediction, truth, 0.0, 4000.0)
-    assert result["MAE"] == pytest.approx(float(mean_absolute_error(prediction, truth)), rel=1e-5)
-    assert result["RMSE"] == pytest.approx(float(mean_squared_error(prediction, truth, squared=False)), rel=1e-5)
-    r2 = r2_score(prediction.double().flatten(), truth.double().flatten())
-    assert result["R2"] == pytest.approx(float(r2), rel=1e-5)
-    expected = structural_similarity_index_measure(prediction[:, None] / 4000, truth[:, None] / 4000, data_range=1.0)
-    assert result["SSIM"] == pytest.approx(float(expected), abs=1e-5)
-
-
-@pytest.mark.parametrize("data_range", [1.0, 0.6439])
-def test_ssim_of_whole_tiles_equals_torchmetrics_tile_by_tile(data_range):
-    prediction, truth = tiles(2, 4) / 4000, tiles(3, 4) / 4000
-    expected = structural_similarity_index_measure(
-        prediction[:, None], truth[:, None], data_range=data_range, reduction="none"
-    )
-    torch.testing.assert_close(ssim(prediction, truth, data_range), expected)
-
-
-def test_perfect_prediction_scores_perfectly_whatever_the_nodata():
-    truth = tiles(4)
-    truth[0, :12, :7] = torch.nan
-    truth[1] = torch.nan
-    result = scores(torch.where(truth.isnan(), -9999.0, truth), truth, 0.0, 4000.0)
-    assert result["MAE"] == result["RMSE"] == 0 and result["R2"] == 1
-    assert result["SSIM"] == pytest.approx(1, abs=1e-6)
-
-
-def test_scores_of_an_example_worked_by_hand():
-    truth = torch.tensor([[[0.0, 2.0], [4.0, torch.nan]]])
-    prediction = torch.tensor([[[1.0, 2.0], [2.0, 99.0]]])
-    assert scores(prediction, truth) == {"MAE": 1.0, "RMSE": math.sqrt(5 / 3), "SSIM": None, "R2": 1 - 5 / 8}
-
-
-@given(parts=st.lists(st.integers(1, 4), min_size=1, max_size=4), seed=st.integers(0, 99), holes=st.floats(0, 0.9))
-def test_scores_in_pieces_equal_scores_at_once(parts, seed, holes):
-    prediction, truth = tiles(seed, sum(parts)), tiles(seed + 100, sum(parts))
-    hidden = torch.rand(sum(parts), generator=torch.Generator().manual_seed(seed)) < holes
-    truth[1:][hidden[1:]] = torch.nan
-    truth[0, :5] = torch.nan
-    whole, pieces = Scores(0.0, 4000.0), Scores(0.0, 4000.0)
-    whole.update(prediction, truth)
-    for ours, theirs in zip(prediction.split(parts), truth.split(parts)):
-        pieces.update(ours, theirs)
-    assert pieces.result() == pytest.approx(whole.result(), rel=1e-6)
-
-
-@given(seed=st.integers(0, 99), rows=st.integers(0, 20), value=st.floats(-1e4, 1e4))
-def test_nodata_counts_nowhere(seed, rows, value):
-    prediction, truth = tiles(seed), tiles(seed + 1)
-    truth[:, :rows] = torch.nan
-    other = prediction.clone()
-    other[:, :rows] = value
-    assert scores(other, truth, 0.0, 4000.0) == scores(prediction, truth, 0.0, 4000.0)
-    errors = (prediction - truth)[:, rows:].double()
-    assert scores(prediction, truth)["MAE"] == pytest.approx(float(errors.abs().mean()))
-
-
-def test_ssim_counts_only_windows_that_are_whole():
-    prediction, truth = tiles(5, 2), tiles(6, 2)
-    prediction, truth = prediction / 4000, truth / 4000
-    holed = truth.clone()
-    holed[0, :16] = torch.nan  # 5 more rows see the hole through their windows
-    holed[1, ::5, ::5] = torch.nan  # and nothing here is whole
-    _, full = structural_similarity_index_measure(
-        prediction[:, None], truth[:, None], data_range=1.0, reduction="none", return_full_image=True
-    )
-    result = ssim(prediction, holed, 1.0)
-    assert float(result[0]) == pytest.approx(float(full[0, 0, 21:].mean()), abs=1e-5)
-    assert result[1].isnan()
-
-
 @given(constant=st.floats(-2000, 2000), seed=st.integers(0, 99), question=st.sampled_from(["relief", "above minimum"]))
-def test_adding_a_constant_changes_no_score_of_relief(constant, seed, question):
-    prediction, truth = tiles(seed).double(), tiles(seed + 1).double()
-    truth[0, :4] = torch.nan
-    plain = scores(put_question(prediction, question), put_question(truth, question))
-    moved = scores(put_question(prediction + constant, question), put_question(truth, question))
-    for name in ("MAE", "RMSE", "R2"):
-        assert moved[name] == pytest.approx(plain[name], rel=1e-6)
+def test_adding_a_constant_changes_no_answer_of_relief(constant, seed, question):
+    dem = tiles(seed).double()
+    dem[0, :4] = torch.nan
+    torch.testing.assert_close(put_question(dem + constant, question), put_question(dem, question), equal_nan=True)
 
 
 def test_questions_take_mean_or_minimum_of_each_tile():
@@ -127,20 +49,6 @@ def test_unknown_question_lists_the_valid_ones():
         put_question(tiles(0), "slope")
 
 
-def test_r2_is_not_defined_on_flat_ground():
-    assert scores(tiles(0), torch.full((3, 32, 32), 700.0))["R2"] is None
-
-
-def test_nothing_to_score_is_refused():
-    with pytest.raises(NoTiles, match="nothing to score: no tile has a valid elevation"):
-        scores(tiles(0), torch.full((3, 32, 32), torch.nan))
-
-
-def test_grids_of_different_size_are_refused():
-    with pytest.raises(WrongShape, match=r"\(3, 32, 32\) and truth \(3, 16, 16\) lie on different grids: resample"):
-        scores(tiles(0), tiles(0, size=16))
-
-
 class Oracle:
     """A model that knows the normalized truth, off by ``error`` meters at every pixel."""
 
@@ -159,11 +67,13 @@ def data(hills, small):
 
 
 @pytest.mark.parametrize("kind", ["shift", "global"])
-def test_model_is_asked_every_question_beside_two_baselines(data, small, kind):
+def test_model_is_asked_every_question_beside_baselines(data, small, kind):
     normalization = Normalization.fit(kind, data.train.dem)
-    table = evaluate(Oracle(small, normalization, data.test.dem, error=10), data.test, data.train)
-    assert list(table.index) == [(q, p) for q in QUESTIONS for p in ("unet", "constant", "tile mean")]
-    assert list(table.columns) == ["MAE", "RMSE", "SSIM", "R2"]
+    table = evaluate(Oracle(small, normalization, data.test.dem, error=10), data.test, data.train).table
+    known = ["constant", "color", "tile mean", "tile plane", "coarse 1 km", "coarse 90 m"]
+    assert list(table.loc["relief"].index) == list(table.loc["above minimum"].index) == ["unet", *known]
+    assert list(table.loc["absolute"].index) == ["unet", "unet, 1 km anchor", *known]
+    assert (table.pixels == data.test.dem.size).all() and (table.tiles == len(data.test)).all()
     for question in ("absolute",) if kind == "global" else ("absolute", "above minimum"):
         assert table.loc[(question, "unet"), "MAE"] == pytest.approx(10, abs=0.01)
     assert table.loc[("relief", "unet"), "MAE"] == pytest.approx(0, abs=0.01)
@@ -171,15 +81,15 @@ def test_model_is_asked_every_question_beside_two_baselines(data, small, kind):
 
 
 def test_baselines_are_the_training_median_and_each_tiles_own_mean(data, small):
-    table = evaluate(Oracle(small, data.normalization, data.test.dem), data.test, data.train)
+    table = evaluate(Oracle(small, data.normalization, data.test.dem), data.test, data.train).table
     test, train = data.test.dem.astype(float), data.train.dem.astype(float)
-    constant = np.abs(test - np.quantile(train, 0.5, method="lower")).mean()
+    constant = np.abs(test - np.median(train)).mean()
     own = np.abs(test - test.mean((1, 2), keepdims=True)).mean()
     assert table.loc[("absolute", "constant"), "MAE"] == pytest.approx(constant, rel=1e-4)
     for question in QUESTIONS:  # the error that is left when no relief is predicted is the same in each
         assert table.loc[(question, "tile mean"), "MAE"] == pytest.approx(own, rel=1e-4)
     rise = train - train.min((1, 2), keepdims=True)
-    expected = np.abs(test - test.min((1, 2), keepdims=True) - np.quantile(rise, 0.5, method="lower")).mean()
+    expected = np.abs(test - test.min((1, 2), keepdims=True) - np.median(rise)).mean()
     assert table.loc[("above minimum", "constant"), "MAE"] == pytest.approx(expected, rel=1e-4)
 
 
@@ -188,7 +98,7 @@ def test_ssim_is_on_the_scale_of_the_paper(data, small, kind, question):
     model = Oracle(small, Normalization.fit(kind, data.train.dem), data.test.dem)
     truth = (model.answer[:, None] + 1) / 2
     model.answer = model.answer.flip(-1) * 0.9
-    ours = evaluate(model, data.test, data.train).loc[(question, "unet"), "SSIM"]
+    ours = evaluate(model, data.test, data.train).table.loc[(question, "unet"), "SSIM"]
     expected, other = (
         float(structural_similarity_index_measure((model.answer[:, None] + 1) / 2, truth, data_range=data_range))
         for data_range in (model.normalization.ssim_range, 0.5)
@@ -206,6 +116,107 @@ def test_shift_is_anchored_with_the_true_minimum_and_global_is_not(data, small):
 
 
 def test_trained_model_is_scored_on_its_tiles(trained, data):
-    table = evaluate(trained.model(), data.test, data.train)
+    table = evaluate(trained.model(), data.test, data.train).table
     assert np.isfinite(table[["MAE", "RMSE", "R2"]]).all(axis=None)
     assert (table.RMSE >= table.MAE).all()
+
+
+def test_normalizations_train_for_their_questions():
+    assert [trained_question(kind) for kind in ("global", "shift")] == ["absolute", "above minimum"]
+
+
+def test_anchor_of_a_coarse_dem_leaves_nearly_the_error_of_relief(data, small):
+    wrong = Oracle(small, Normalization.fit("global", data.train.dem), data.test.dem, error=100)
+    table = evaluate(wrong, data.test, data.train).table.MAE
+    assert table["absolute", "unet"] == pytest.approx(100, abs=0.1) and table["absolute", "unet, 1 km anchor"] < 5
+
+
+def test_classes_tiles_and_spectra_tell_where_the_error_sits(data, small):
+    found = evaluate(Oracle(small, data.normalization, data.test.dem, error=10), data.test, data.train)
+    share = found.classes.sort_index().loc["relief", "unet"].pixels.groupby("by").sum() / data.test.dem.size
+    assert share["elevation"] == share["relief"] == 1 and 0.8 < share["slope"] < 1
+    own = np.abs(data.test.dem - data.test.dem.mean((1, 2), keepdims=True)).mean((1, 2))
+    np.testing.assert_allclose(found.tiles["relief: tile mean"], own, rtol=1e-4)
+    assert list(found.tiles.index) == list(data.test.ids) and (found.tiles.pixels == data.test.size**2).all()
+    assert found.spectra["unet: relief"].between(0.99, 1.01).all() and (found.spectra["unet: error"] < 1e-4).all()
+    assert found.spectra["tile mean: error"].between(0.99, 1.01).all()
+    assert set(found.classes.index.get_level_values("by")) == set(CLASSES)
+
+
+def test_water_is_left_out_on_request(data, small):
+    dem = data.test.dem.copy()
+    dem[:, 4:20, 4:20] = dem.min()
+    model = Oracle(small, data.normalization, dem)
+    meters = (model.normalization.high - model.normalization.low) / 2
+    model.answer[:, 5:19, 5:19] += 500 / meters  # wrong on the lake alone
+    wet, dry = (evaluate(model, replace(data.test, dem=dem), data.train, mask_water=masked) for masked in (False, True))
+    assert wet.table.MAE["above minimum", "unet"] > 50 and dry.table.MAE["above minimum", "unet"] < 0.01
+    assert (wet.tiles.pixels - dry.tiles.pixels == 14 * 14).all()
+
+
+def test_tiles_on_disk_and_more_than_a_batch_score_the_same(data, small, monkeypatch):
+    model = Oracle(small, data.normalization, data.test.dem, error=10)
+    whole = evaluate(model, data.test, data.train)
+
+    class ByBatch(Oracle):
+        def predict(self, rgb):
+            at, self.at = self.at, self.at + len(rgb)
+            return self.answer[at : self.at]
+
+    by_batch = ByBatch(small, data.normalization, data.test.dem, error=10)
+    by_batch.at = 0
+    monkeypatch.setattr(evaluation, "BATCH", 1)
+    pd.testing.assert_frame_equal(evaluate(by_batch, data.test, data.train).table, whole.table, rtol=1e-4)
+
+
+def test_empty_test_set_is_refused(data, small):
+    with pytest.raises(NoTiles, match="nothing to score: the test set is empty"):
+        evaluate(Oracle(small, data.normalization, data.test.dem), data.test.take([]), data.train)
+
+
+def test_test_set_without_elevation_is_refused(data, small):
+    empty = replace(data.test, dem=np.full_like(data.test.dem, np.nan))
+    with pytest.raises(NoTiles, match="no tile has a valid elevation"):
+        evaluate(Oracle(small, data.normalization, data.test.dem), empty, data.train)
+
+
+# --- any two rasters --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def raster(tmp_path):
+    def write(name: str, dem: torch.Tensor, **changes):
+        transform = rasterio.Affine(30, 0, 400_000, 0, -30, 4_500_000)
+        profile = {"driver": "GTiff", "dtype": "float32", "count": 1, "crs": "EPSG:32630", "transform": transform, "nodata": -9999}
+        height, width = dem.shape
+        with rasterio.open(tmp_path / name, "w", **profile | {"height": height, "width": width} | changes) as file:
+            file.write(np.nan_to_num(dem.numpy(), nan=-9999), 1)
+        return tmp_path / name
+
+    return write
+
+
+def test_two_rasters_are_measured_window_by_window(raster):
+    truth = tiles(0, 1, 100)[0]
+    truth[:3] = torch.nan
+    other = truth + 5
+    paths = raster("ours.tif", other), raster("truth.tif", truth)
+    for window in (512, 64):
+        result = score(*paths, window=window).result()
+        assert result["bias"] == pytest.approx(5, abs=1e-3) and result["slope MAE"] == pytest.approx(0, abs=1e-3)
+        assert result["pixels"] == 97 * 100
+
+
+def test_rasters_that_cannot_be_compared_are_refused(raster, tmp_path):
+    dem = tiles(0, 1, 40)[0]
+    truth = raster("truth.tif", dem)
+    shifted = rasterio.Affine(30, 0, 400_030, 0, -30, 4_500_000)
+    for other in (raster("a.tif", dem, transform=shifted), raster("b.tif", dem, crs="EPSG:32631"), raster("c.tif", dem[:30])):
+        with pytest.raises(WrongShape, match=f"{other.name} and .*truth.tif lie on different grids: resample one onto the other"):
+            score(other, truth)
+    with pytest.raises(WrongShape, match="prediction is NaN where the truth is known"):
+        score(raster("holes.tif", dem.masked_fill(dem > 1500, torch.nan)), truth)
+    with pytest.raises(UnreadableRaster, match="missing.tif cannot be read"):
+        score(tmp_path / "missing.tif", truth)
+    with pytest.raises(NoTiles, match="nothing to score"):
+        score(truth, raster("empty.tif", dem * torch.nan)).result()

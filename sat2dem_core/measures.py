@@ -1,0 +1,257 @@
+"""Measures of elevation error that DEM makers use, in one pass over any number of tiles, in bounded memory.
+
+Errors are prediction minus truth. Medians of a stream need all of it: the first million errors are kept, and give exact
+quantiles; of more, a histogram is kept, and quantiles are interpolated within its steps.
+"""
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchmetrics.functional.image import structural_similarity_index_measure
+
+from sat2dem_core import terrain
+from sat2dem_core.errors import NoTiles, WrongShape
+
+KEPT = 2**20  # errors that are kept as they are
+CLASSES = {
+    "slope": (0.0, 12.5, 25.0, 50.0, math.inf),  # percent, of the truth (DEMIX, arXiv 2302.08425)
+    "elevation": (-math.inf, 0.0, 500.0, 1000.0, 1500.0, 2000.0, 2500.0, 3000.0, math.inf),  # meters
+    "relief": (0.0, 100.0, 300.0, 600.0, 1200.0, math.inf),  # meters, of the tile
+}
+
+
+class Tally:
+    """Bias, MAE, RMSE, STD, NMAD and LE90 of a stream of errors, in one group or several.
+
+    Args:
+        groups: how many there are.
+        reach, step: of the histogram; what is farther from zero than the reach counts as so far.
+    """
+
+    def __init__(self, groups: int = 1, reach: float = 5000.0, step: float = 0.01):
+        self.groups, self.reach, self.step, self.bins = groups, reach, step, round(2 * reach / step)
+        self.sums = np.zeros((4, groups))  # of ones, errors, absolute and squared errors
+        self.kept: list[tuple[np.ndarray, np.ndarray]] = []
+        self.counts: np.ndarray | None = None
+
+    def add(self, errors: Tensor, group: Tensor | None = None) -> None:
+        """Errors (N,), none of them NaN, and the group of each, all the first when not given."""
+        values = errors.numpy().astype(np.float32)
+        group = np.zeros(len(values), np.uint8) if group is None else group.numpy().astype(np.uint8)
+        wide = values.astype(np.float64)
+        for row, weights in enumerate((None, wide, np.abs(wide), wide**2)):
+            self.sums[row] += np.bincount(group, weights, self.groups)
+        self.kept.append((values, group))
+        if self.counts is not None or self.sums[0].sum() > KEPT:
+            for part in self.kept:
+                self._count(*part)
+            self.kept = []
+
+    def _count(self, values: np.ndarray, group: np.ndarray) -> None:
+        if self.counts is None:
+            self.counts = np.zeros((self.groups, self.bins), np.int64)
+        places = ((values + self.reach) / self.step).clip(0, self.bins - 1).astype(np.int64) + group.astype(np.int64) * self.bins
+        self.counts += np.bincount(places, minlength=self.counts.size).reshape(self.counts.shape)
+
+    def median(self, group: int = 0) -> float:
+        if self.counts is None:
+            return float(np.median(self._values(group)))
+        share, edges = self._distribution(group)
+        return float(np.interp(0.5, share, edges))
+
+    def spread(self, share: float, middle: float = 0.0, group: int = 0) -> float:
+        """Within which distance from ``middle`` that share of the errors lies."""
+        if self.counts is None:
+            return float(np.quantile(np.abs(self._values(group) - middle), share))
+        cumulated, edges = self._distribution(group)
+        near, far = 0.0, 2 * self.reach
+        for _ in range(60):  # the share within a distance grows with it: halve until it is found
+            distance = (near + far) / 2
+            low, high = np.interp((middle - distance, middle + distance), edges, cumulated)
+            near, far = (distance, far) if high - low < share else (near, distance)
+        return distance
+
+    def _values(self, group: int) -> np.ndarray:
+        return np.concatenate([values[of == group] for values, of in self.kept]).astype(np.float64)
+
+    def _distribution(self, group: int) -> tuple[np.ndarray, np.ndarray]:
+        """Shares of errors below the edges of the histogram."""
+        shares = np.concatenate([[0], np.cumsum(self.counts[group])]) / self.sums[0, group]
+        return shares, np.linspace(-self.reach, self.reach, self.bins + 1)
+
+    def result(self, group: int = 0) -> dict[str, float | None]:
+        """The measures; None each where there was no error to measure.
+
+        NMAD is 1.4826 times the median distance from the median error, LE90 the distance from zero that 90 % of the
+        errors keep (Höhle and Höhle 2009, doi 10.1016/j.isprsjprs.2009.02.003).
+        """
+        count, total, absolute, squared = map(float, self.sums[:, group])
+        if not count:
+            return dict.fromkeys(("bias", "MAE", "RMSE", "STD", "NMAD", "LE90")) | {"pixels": 0}
+        bias = total / count
+        return {
+            "bias": bias, "MAE": absolute / count, "RMSE": math.sqrt(squared / count),
+            "STD": math.sqrt(max(squared / count - bias**2, 0.0)),
+            "NMAD": 1.4826 * self.spread(0.5, self.median(group), group), "LE90": self.spread(0.9, 0.0, group), "pixels": int(count),
+        }
+
+
+class Mean:
+    """Mean of a stream of values of tiles, of which NaN and infinite ones have none."""
+
+    def __init__(self) -> None:
+        self.total, self.count = 0.0, 0
+
+    def add(self, values: Tensor) -> None:
+        known = values[values.isfinite()]
+        self.total, self.count = self.total + float(known.double().sum()), self.count + len(known)
+
+    def result(self) -> float | None:
+        return self.total / self.count if self.count else None
+
+
+class Measures:
+    """How a predicted elevation differs from the true one, tile after tile.
+
+    Args:
+        gsd: ground sampling distance (down the rows, along the columns), meters.
+        scale: the meters that become 0 and 1 for SSIM, and its ``data_range`` on that scale; no SSIM without.
+        form: also measure slope, aspect, roughness, PSNR and spectra, to which a constant offset makes no difference.
+    """
+
+    def __init__(self, gsd: tuple[float, float], scale: tuple[float, float, float] | None = None, form: bool = True):
+        self.gsd, self.scale, self.form = gsd, scale, form
+        self.errors = Tally()
+        self.by_class = {kind: Tally(len(edges) - 1, step=0.1) for kind, edges in CLASSES.items()}
+        self.truth = self.truth_squared = 0.0
+        self.tiles = self.flat = 0
+        self.determination, self.similarity, self.peak = Mean(), Mean(), Mean()
+        self.slope, self.aspect, self.roughness = Tally(reach=1000.0), Tally(reach=180.0), Tally(reach=1000.0)
+        self.power: Tensor | None = None
+
+    def update(
+        self, prediction: Tensor, truth: Tensor, water: Tensor | None = None, elevation: Tensor | None = None
+    ) -> Tensor:
+        """Add tiles.
+
+        Args:
+            prediction, truth: (N, H, W) meters; NaN in ``truth`` for nodata.
+            water: (N, H, W) where not to look.
+            elevation: (N, H, W) meters, what the classes of elevation are made by, where ``truth`` is not elevation itself.
+
+        Returns:
+            Each tile's MAE, (N,) meters, NaN for one without a valid pixel.
+
+        Raises:
+            WrongShape: they lie on different grids, or a prediction is NaN where there is a truth.
+        """
+        if prediction.shape != truth.shape or truth.ndim != 3:
+            raise WrongShape(
+                f"prediction {tuple(prediction.shape)} and truth {tuple(truth.shape)} lie on different grids: "
+                "resample one onto the other first"
+            )
+        prediction, truth = prediction.float(), truth.float()
+        elevation = truth if elevation is None else elevation
+        if water is not None:
+            truth = truth.masked_fill(water, torch.nan)
+        valid = ~truth.isnan()
+        error = prediction - truth
+        if (error.isnan() & valid).any():
+            raise WrongShape("a prediction is NaN where the truth is known: predict these pixels, or mask them in the truth")
+        self.errors.add(error[valid])
+        relief = truth.masked_fill(~valid, -math.inf).amax((1, 2)) - truth.masked_fill(~valid, math.inf).amin((1, 2))
+        steep = terrain.slope(truth, self.gsd)
+        for kind, values in {"slope": steep, "elevation": elevation, "relief": relief[:, None, None].expand_as(truth)}.items():
+            known = valid & ~values.isnan()
+            self.by_class[kind].add(error[known], torch.bucketize(values[known], torch.tensor(CLASSES[kind][1:-1]), right=True))
+        if self.form:
+            self._form(prediction, truth, valid, steep, relief)
+        if self.scale:
+            low, high, data_range = self.scale
+            self.similarity.add(ssim(*((dem - low) / (high - low) for dem in (prediction, truth)), data_range))
+        return self._tiles(error, truth, valid, relief)
+
+    def _tiles(self, error: Tensor, truth: Tensor, valid: Tensor, relief: Tensor) -> Tensor:
+        error, known = error.double().masked_fill(~valid, 0), truth.double().masked_fill(~valid, 0)
+        count, seen = valid.sum((1, 2)), valid.any(2).any(1)
+        total, squared = known.sum((1, 2)), known.square().sum((1, 2))
+        self.truth, self.truth_squared = self.truth + float(total.sum()), self.truth_squared + float(squared.sum())
+        spread = (known - (total / count)[:, None, None]).masked_fill(~valid, 0).square().sum((1, 2))
+        self.tiles, self.flat = self.tiles + int(seen.sum()), self.flat + int((relief == 0).sum())
+        self.determination.add((1 - error.square().sum((1, 2)) / spread)[relief > 0])
+        return error.abs().sum((1, 2)) / count
+
+    def _form(self, prediction: Tensor, truth: Tensor, valid: Tensor, steep: Tensor, relief: Tensor) -> None:
+        differences = {
+            self.slope: terrain.slope(prediction, self.gsd) - steep,
+            self.roughness: terrain.roughness(prediction) - terrain.roughness(truth),
+            self.aspect: terrain.angle_between(terrain.aspect(prediction, self.gsd), terrain.aspect(truth, self.gsd)),
+        }
+        for tally, difference in differences.items():
+            tally.add(difference[~difference.isnan()])
+        error = (prediction - truth).double()
+        squared = (error - error.nanmean((1, 2), keepdim=True)).square().nanmean((1, 2))
+        self.peak.add(10 * torch.log10(relief.double().square() / squared)[relief > 0])
+        self._spectra(torch.stack([truth, prediction, prediction - truth])[:, valid.all(2).all(1)])
+
+    def _spectra(self, dems: Tensor) -> None:
+        """Power by wavenumber of truth, prediction and error, (3, N, T, T)."""
+        size = dems.shape[-1]
+        if not dems.shape[1] or size != dems.shape[-2]:
+            return
+        window = torch.hann_window(size, periodic=False)
+        frequency = torch.fft.fftfreq(size)
+        ring = torch.hypot(frequency[:, None] / self.gsd[0], frequency[None] / self.gsd[1]) * size * max(self.gsd)
+        ring = ring.round().long().clamp(max=size // 2).flatten()
+        waves = torch.fft.fft2((dems - dems.mean((2, 3), keepdim=True)) * window[:, None] * window)
+        power = waves.abs().square().double().sum(1).flatten(1)  # (3, T T)
+        rings = torch.zeros(3, size // 2 + 1, dtype=torch.float64).index_add_(1, ring, power)
+        self.power = rings if self.power is None else self.power + rings
+
+    def wavelengths(self) -> np.ndarray:
+        """Of the columns 1, 2, ... of ``power`` (3 x them: truth, prediction, error; column 0 is the mean), meters."""
+        size = 2 * (self.power.shape[1] - 1)
+        return size * max(self.gsd) / np.arange(1, size // 2 + 1)
+
+    def result(self) -> dict[str, float | None]:
+        """Everything in one row: meters, percent of slope, degrees of aspect, decibels; None for what is undefined.
+
+        ``R2`` is pooled over all pixels; ``tile R2`` is the mean over tiles that are not flat, ``flat tiles`` how many are.
+
+        Raises:
+            NoTiles: no valid pixel was seen.
+        """
+        if not self.errors.sums[0, 0]:
+            raise NoTiles("there is nothing to score: no tile has a valid elevation")
+        row = self.errors.result()
+        spread = self.truth_squared - self.truth**2 / row["pixels"]
+        row |= {
+            "R2": 1 - row["pixels"] * row["RMSE"] ** 2 / spread if spread > 1e-9 * self.truth_squared else None,
+            "tile R2": self.determination.result(), "SSIM": self.similarity.result(),
+        }
+        if self.form:
+            slope, aspect, roughness = (tally.result() for tally in (self.slope, self.aspect, self.roughness))
+            row |= {
+                "PSNR": self.peak.result(), "slope bias": slope["bias"], "slope MAE": slope["MAE"], "aspect MAE": aspect["MAE"],
+                "roughness bias": roughness["bias"], "roughness MAE": roughness["MAE"],
+            }
+        return row | {"tiles": self.tiles, "flat tiles": self.flat}
+
+
+def ssim(prediction: Tensor, truth: Tensor, data_range: float) -> Tensor:
+    """Structural similarity of each tile, (N, H, W) to (N,), as torchmetrics computes it.
+
+    Only pixels whose whole 11 px window is valid count; a tile without any gives NaN.
+    """
+    valid = ~truth.isnan()
+    known = torch.where(valid, truth, 0.0).unsqueeze(1)
+    _, full = structural_similarity_index_measure(
+        torch.where(valid, prediction, 0.0).unsqueeze(1), known, data_range=data_range,
+        reduction="none", return_full_image=True,
+    )
+    if valid.all():
+        return full.squeeze(1).mean((-2, -1))
+    hole = torch.nn.functional.max_pool2d((~valid).float().unsqueeze(1), 11, stride=1, padding=5) > 0
+    return torch.where(hole, torch.nan, full).squeeze(1).nanmean((-2, -1))

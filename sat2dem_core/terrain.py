@@ -1,0 +1,53 @@
+"""Slope, aspect and roughness of elevation, from its true ground sampling distance.
+
+All take elevation (..., H, W) in meters with NaN for nodata, and give NaN wherever a 3 x 3 window is not whole, so on
+the outer rim, too. Gradients after Horn (1981), doi 10.1109/PROC.1981.11918, as GDAL and xdem have them.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def gradient(dem: Tensor, gsd: tuple[float, float]) -> tuple[Tensor, Tensor]:
+    """Rise over run (to the south, to the east).
+
+    Args:
+        gsd: ground sampling distance (down the rows, along the columns), meters.
+    """
+    down, along = dem[..., 2:, :] - dem[..., :-2, :], dem[..., 2:] - dem[..., :-2]  # first, for large sums would round
+    south = (down[..., :-2] + 2 * down[..., 1:-1] + down[..., 2:]) / (8 * gsd[0])
+    east = (along[..., :-2, :] + 2 * along[..., 1:-1, :] + along[..., 2:, :]) / (8 * gsd[1])
+    hole = dem[..., 1:-1, 1:-1].isnan()  # Horn leaves the middle out, but a slope at nodata is none
+    return tuple(F.pad(part.masked_fill(hole, torch.nan), (1, 1, 1, 1), value=torch.nan) for part in (south, east))
+
+
+def slope(dem: Tensor, gsd: tuple[float, float]) -> Tensor:
+    """Steepness in percent: 100 is 45 degrees."""
+    return 100 * torch.hypot(*gradient(dem, gsd))
+
+
+def aspect(dem: Tensor, gsd: tuple[float, float]) -> Tensor:
+    """Where the ground faces, downhill, in degrees clockwise from north, 0 to 360; NaN where it is level."""
+    south, east = gradient(dem, gsd)
+    facing = torch.atan2(-east, south).rad2deg() % 360
+    return facing.masked_fill((south == 0) & (east == 0), torch.nan)
+
+
+def angle_between(a: Tensor, b: Tensor) -> Tensor:
+    """The smaller angle between two directions in degrees: 0 to 180."""
+    return 180 - (180 - (a - b).abs() % 360).abs()
+
+
+def roughness(dem: Tensor) -> Tensor:
+    """Highest minus lowest of each 3 x 3 window, meters (Dartnell 2000)."""
+    if min(dem.shape[-2:]) < 3:
+        return torch.full_like(dem, torch.nan)
+    tall = dem.reshape(-1, 1, *dem.shape[-2:])
+    inner = F.max_pool2d(tall, 3, 1) + F.max_pool2d(-tall, 3, 1)  # NaN spreads
+    return F.pad(inner, (1, 1, 1, 1), value=torch.nan).reshape(dem.shape)
+
+
+def level(dem: Tensor) -> Tensor:
+    """Where a 3 x 3 window has no relief at all: in models such as GLO-30, whose lakes are made level, water."""
+    return roughness(dem) == 0

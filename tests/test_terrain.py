@@ -1,0 +1,65 @@
+"""Slope, aspect and roughness: planes worked by hand, holes, and xdem beside us."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sat2dem_core import terrain
+
+GSD = (30.0, 20.0)
+
+
+def hills(count: int = 3, size: int = 32, seed: int = 0) -> torch.Tensor:
+    """Made-up terrain (N, T, T), meters, tens of pixels wide."""
+    coarse = torch.randn(count, 1, 6, 6, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return 1000 + 300 * torch.nn.functional.interpolate(coarse, size=size, mode="bicubic")[:, 0]
+
+
+@given(south=st.floats(-1, 1), east=st.floats(-1, 1))
+def test_a_plane_has_its_slope_and_aspect_everywhere(south, east):
+    rows, columns = torch.meshgrid(torch.arange(6.0), torch.arange(7.0), indexing="ij")
+    dem = (south * GSD[0] * rows + east * GSD[1] * columns).double()[None]
+    slope, aspect = terrain.slope(dem, GSD)[:, 1:-1, 1:-1], terrain.aspect(dem, GSD)[:, 1:-1, 1:-1]
+    assert slope.allclose(torch.full_like(slope, 100 * np.hypot(south, east)), atol=1e-6)
+    if np.hypot(south, east) > 1e-6:
+        downhill = np.degrees(np.arctan2(-east, south)) % 360
+        assert float(terrain.angle_between(aspect, torch.full_like(aspect, downhill)).max()) < 1e-3
+
+
+@pytest.mark.parametrize(("south", "east", "facing"), [(1, 0, 0), (0, -1, 90), (-1, 0, 180), (0, 1, 270)])
+def test_ground_that_falls_to_the_north_faces_north(south, east, facing):
+    rows, columns = torch.meshgrid(torch.arange(5.0), torch.arange(5.0), indexing="ij")
+    assert terrain.aspect(south * rows + east * columns, (1.0, 1.0))[2, 2] == pytest.approx(facing)
+
+
+def test_level_ground_faces_nowhere_and_is_taken_for_water():
+    dem = torch.full((1, 8, 8), 250.0)
+    assert terrain.aspect(dem, GSD).isnan().all() and (terrain.slope(dem, GSD)[:, 1:-1, 1:-1] == 0).all()
+    assert terrain.level(dem)[:, 1:-1, 1:-1].all() and not terrain.level(hills()).any()
+
+
+def test_a_hole_spreads_to_its_neighbors_and_no_farther():
+    dem = hills(1)[0]
+    dem[10, 10] = torch.nan
+    for values in (terrain.slope(dem, GSD), terrain.aspect(dem, GSD), terrain.roughness(dem)):
+        holes = values.isnan()
+        assert holes[9:12, 9:12].all()
+        holes[9:12, 9:12] = False
+        assert not holes[1:-1, 1:-1].any() and holes[0].all() and holes[:, -1].all()
+
+
+def test_slope_aspect_and_roughness_equal_xdem():
+    """The numbers are of tests/peers/xdem_peers.py."""
+    with np.load(Path(__file__).with_name("peers") / "xdem.npz") as file:
+        theirs = {name: torch.from_numpy(file[name])[1:-1, 1:-1] for name in ("slope", "aspect", "roughness")}
+        dem = torch.from_numpy(file["dem"])
+    slope, aspect, roughness = (
+        values[1:-1, 1:-1].double() for values in (terrain.slope(dem, (30.0, 30.0)), terrain.aspect(dem, (30.0, 30.0)), terrain.roughness(dem))
+    )
+    torch.testing.assert_close(slope, 100 * theirs["slope"].deg2rad().tan(), rtol=1e-5, atol=1e-5)
+    assert float(terrain.angle_between(aspect, theirs["aspect"]).max()) < 360e-5
+    torch.testing.assert_close(roughness, theirs["roughness"], rtol=1e-5, atol=1e-5)
