@@ -1,0 +1,97 @@
+"""Whether a prediction's valleys lie where the truth has them: the channels that water takes over both, compared.
+
+Water leaves each pixel for the lowest of its eight neighbors; hollows are filled to the brim, and every edge of the known
+ground lets it out: Wang and Liu (2006), doi 10.1080/13658810500433453, as pyflwdir has it. Networks are compared by
+completeness and correctness, as roads are by Heipke et al. (1997, "Evaluation of automatic road extraction").
+
+Only the order of heights decides where water runs: a wrong offset or scale costs nothing here. What flows into a tile is
+unknown, to both sides alike, so the channels are those of water that falls on the tile.
+"""
+
+import math
+
+import numpy as np
+from scipy.ndimage import maximum_filter
+from torch import Tensor
+
+from sat2dem_core.errors import InvalidConfig, WrongShape
+
+PIXELS = 512  # that drain through a channel: 0.46 km² at 30 m
+Elevation = Tensor | np.ndarray
+
+
+def _router():
+    try:
+        import pyflwdir  # here, for it brings numba: 200 MB that nothing else needs
+    except ImportError as error:
+        raise InvalidConfig("drainage needs pyflwdir: pip install 'sat2dem-core[drainage]'") from error
+    return pyflwdir
+
+
+def _array(dem: Elevation) -> np.ndarray:
+    return np.asarray(dem.detach().cpu() if isinstance(dem, Tensor) else dem, np.float32)  # pyflwdir's own precision
+
+
+def channels(dem: Elevation, gsd: tuple[float, float], area: float | None = None) -> np.ndarray:
+    """Where enough ground drains through a pixel to make it a channel: (H, W) bool, False at nodata.
+
+    Args:
+        dem: (H, W) meters, NaN for nodata.
+        gsd: ground sampling distance (down the rows, along the columns), meters.
+        area: enough ground, m²; by default that of 512 pixels. Then channels are as many pixels apart on any grid, and
+            a tolerance in pixels is as strict; a share of the tile would give the same ground other channels in a larger one.
+
+    Raises:
+        InvalidConfig: pyflwdir is not installed.
+    """
+    dem, router = _array(dem), _router()
+    if np.isnan(dem).all():  # pyflwdir refuses ground without an outlet
+        return np.zeros(dem.shape, bool)
+    return router.from_dem(dem, nodata=np.nan).upstream_area("cell") >= (area / math.prod(gsd) if area else PIXELS)
+
+
+class Drainage:
+    """Shares of the channels found and of those drawn correctly, over any number of tiles.
+
+    Args:
+        gsd, area: see :func:`channels`; one area for truth and prediction, so that both networks are as dense.
+        tolerance: how many rows and columns a channel may lie off, pixels.
+
+    Raises:
+        InvalidConfig: an area or a tolerance that means nothing, or pyflwdir is not installed.
+    """
+
+    def __init__(self, gsd: tuple[float, float], area: float | None = None, tolerance: int = 2):
+        if (area is not None and not area > 0) or tolerance < 0:
+            raise InvalidConfig(f"area {area} m² and tolerance {tolerance}: give an area above 0 and pixels from 0 on")
+        _router()  # now, not after hours of predicting
+        self.gsd, self.area, self.square = gsd, area, 2 * tolerance + 1
+        self.true = self.found = self.drawn = self.correct = 0  # pixels
+
+    def update(self, prediction: Elevation, truth: Elevation) -> None:
+        """Add tiles (N, H, W) in meters; NaN in ``truth`` for nodata, where the prediction does not count either.
+
+        Raises:
+            WrongShape: they lie on different grids, or a prediction is NaN where there is a truth.
+        """
+        prediction, truth = _array(prediction), _array(truth)
+        if prediction.shape != truth.shape or truth.ndim != 3:
+            raise WrongShape(
+                f"prediction {prediction.shape} and truth {truth.shape} lie on different grids: resample one onto the other first"
+            )
+        if np.isnan(prediction[~np.isnan(truth)]).any():
+            raise WrongShape("a prediction is NaN where the truth is known: predict these pixels, or mask them in the truth")
+        for pair in zip(np.where(np.isnan(truth), truth, prediction), truth):
+            drawn, true = (channels(dem, self.gsd, self.area) for dem in pair)
+            self.true, self.found = self.true + int(true.sum()), self.found + int(true[maximum_filter(drawn, self.square)].sum())
+            self.drawn, self.correct = self.drawn + int(drawn.sum()), self.correct + int(drawn[maximum_filter(true, self.square)].sum())
+
+    def result(self) -> dict[str, float | None]:
+        """Of the truth's channel pixels the share that has a predicted one near, and the reverse; None where there is none.
+
+        Read both: channels everywhere find all, and a single sure one is all correct.
+        """
+        return {
+            "channels found": self.found / self.true if self.true else None,
+            "channels correct": self.correct / self.drawn if self.drawn else None,
+        }
