@@ -1,11 +1,11 @@
 """Whether a prediction's valleys lie where the truth has them: the channels that water takes over both, compared.
 
-Water leaves each pixel for the lowest of its eight neighbors; hollows are filled to the brim, and every edge of the known
-ground lets it out: Wang and Liu (2006), doi 10.1080/13658810500433453, as pyflwdir has it. Networks are compared by
-completeness and correctness, as roads are by Heipke et al. (1997, "Evaluation of automatic road extraction").
+Water leaves each pixel for the lowest of its eight neighbors, hollows are filled to the brim, and nodata lets it out:
+Wang and Liu (2006), doi 10.1080/13658810500433453, as pyflwdir has it. Networks are compared by completeness and
+correctness, as roads are by Heipke et al. (1997, "Evaluation of automatic road extraction").
 
-Only the order of heights decides where water runs: a wrong offset or scale costs nothing here. What flows into a tile is
-unknown, to both sides alike, so the channels are those of water that falls on the tile.
+Only the order of heights decides where water runs: a wrong offset or scale costs nothing here. What flows into a tile
+is unknown, to both sides alike, so the channels are those of water that falls on the tile.
 """
 
 import math
@@ -38,8 +38,8 @@ def channels(dem: Elevation, gsd: tuple[float, float], area: float | None = None
     Args:
         dem: (H, W) meters, NaN for nodata.
         gsd: ground sampling distance (down the rows, along the columns), meters.
-        area: enough ground, m²; by default that of 512 pixels. Then channels are as many pixels apart on any grid, and
-            a tolerance in pixels is as strict; a share of the tile would give the same ground other channels in a larger one.
+        area: enough ground, m²; by default that of 512 pixels. So channels are as many pixels apart on any grid, and
+            a tolerance in pixels is as strict. A share of the tile would give a larger tile of the same ground fewer.
 
     Raises:
         InvalidConfig: pyflwdir is not installed.
@@ -47,7 +47,9 @@ def channels(dem: Elevation, gsd: tuple[float, float], area: float | None = None
     dem, router = _array(dem), _router()
     if np.isnan(dem).all():  # pyflwdir refuses ground without an outlet
         return np.zeros(dem.shape, bool)
-    return router.from_dem(dem, nodata=np.nan).upstream_area("cell") >= (area / math.prod(gsd) if area else PIXELS)
+    dem = np.pad(dem, 1, constant_values=-np.inf)  # else water at a tile's edge runs along it: a false channel
+    cells = router.from_dem(dem, nodata=np.nan).upstream_area("cell")[1:-1, 1:-1]
+    return cells >= (area / math.prod(gsd) if area else PIXELS)
 
 
 class Drainage:
@@ -66,7 +68,7 @@ class Drainage:
             raise InvalidConfig(f"area {area} m² and tolerance {tolerance}: give an area above 0 and pixels from 0 on")
         _router()  # now, not after hours of predicting
         self.gsd, self.area, self.square = gsd, area, 2 * tolerance + 1
-        self.true = self.found = self.drawn = self.correct = 0  # pixels
+        self.counts = [0, 0, 0, 0]  # pixels: channels of the truth, of these found, drawn, of these correct
 
     def update(self, prediction: Elevation, truth: Elevation) -> None:
         """Add tiles (N, H, W) in meters; NaN in ``truth`` for nodata, where the prediction does not count either.
@@ -76,22 +78,21 @@ class Drainage:
         """
         prediction, truth = _array(prediction), _array(truth)
         if prediction.shape != truth.shape or truth.ndim != 3:
-            raise WrongShape(
-                f"prediction {prediction.shape} and truth {truth.shape} lie on different grids: resample one onto the other first"
-            )
+            fault = f"prediction {prediction.shape} and truth {truth.shape} lie on different grids"
+            raise WrongShape(f"{fault}: resample one onto the other first")
         if np.isnan(prediction[~np.isnan(truth)]).any():
-            raise WrongShape("a prediction is NaN where the truth is known: predict these pixels, or mask them in the truth")
+            fault = "a prediction is NaN where the truth is known"
+            raise WrongShape(f"{fault}: predict these pixels, or mask them in the truth")
         for pair in zip(np.where(np.isnan(truth), truth, prediction), truth):
-            drawn, true = (channels(dem, self.gsd, self.area) for dem in pair)
-            self.true, self.found = self.true + int(true.sum()), self.found + int(true[maximum_filter(drawn, self.square)].sum())
-            self.drawn, self.correct = self.drawn + int(drawn.sum()), self.correct + int(drawn[maximum_filter(true, self.square)].sum())
+            drawn, true = networks = [channels(dem, self.gsd, self.area) for dem in pair]
+            near_drawn, near_true = (maximum_filter(network, self.square) for network in networks)
+            counts = (true, true & near_drawn, drawn, drawn & near_true)
+            self.counts = [count + int(pixels.sum()) for count, pixels in zip(self.counts, counts)]
 
     def result(self) -> dict[str, float | None]:
-        """Of the truth's channel pixels the share that has a predicted one near, and the reverse; None where there is none.
+        """Of the truth's channel pixels the share with a predicted one near, and the reverse; None of no channel.
 
         Read both: channels everywhere find all, and a single sure one is all correct.
         """
-        return {
-            "channels found": self.found / self.true if self.true else None,
-            "channels correct": self.correct / self.drawn if self.drawn else None,
-        }
+        true, found, drawn, right = self.counts
+        return {"channels found": found / true if true else None, "channels correct": right / drawn if drawn else None}
