@@ -44,11 +44,8 @@ def channels(dem: Elevation, gsd: tuple[float, float], area: float | None = None
     Raises:
         InvalidConfig: pyflwdir is not installed.
     """
-    dem, router = _array(dem), _router()
-    if np.isnan(dem).all():  # pyflwdir refuses ground without an outlet
-        return np.zeros(dem.shape, bool)
-    dem = np.pad(dem, 1, constant_values=-np.inf)  # else water at a tile's edge runs along it: a false channel
-    cells = router.from_dem(dem, nodata=np.nan).upstream_area("cell")[1:-1, 1:-1]
+    ground = np.pad(_array(dem), 1, constant_values=-np.inf)  # else water at an edge runs along it: a false channel
+    cells = _router().from_dem(ground, nodata=np.nan).upstream_area("cell")[1:-1, 1:-1]
     return cells >= (area / math.prod(gsd) if area else PIXELS)
 
 

@@ -13,7 +13,7 @@ from sat2dem_core.drainage import Drainage, channels
 from sat2dem_core.errors import InvalidConfig, WrongShape
 
 GSD = 30.0, 20.0
-AREA = 600 * 300.0  # m²: 300 pixels of GSD
+AREA = 600 * 324.0  # m²: 324 pixels of GSD
 
 
 def valley(bed: int = 32, size: int = 64) -> np.ndarray:
@@ -37,10 +37,9 @@ def score(prediction, truth, **settings) -> tuple[float | None, float | None]:
 
 def test_the_bed_of_a_valley_is_its_channel_from_where_enough_ground_drains():
     # The next row lies lower, so slopes drain diagonally: from (row, away) to the bed at row + away. The outermost
-    # pixels drain out of the tile. So row - away pixels of each column have reached the bed down to a row.
-    reached = np.array([sum(max(row - away, 0) for away in abs(np.arange(1, 63) - 32)) for row in range(64)])
+    # pixels drain out of the tile. So row - away pixels of each column have reached the bed down to a row: row².
     expected = np.zeros((64, 64), bool)
-    expected[:, 32] = reached >= 300
+    expected[18:, 32] = True
     np.testing.assert_array_equal(channels(valley(), GSD, AREA), expected)
     assert (channels(valley(), GSD) == channels(torch.tensor(valley()), GSD, 512 * 600.0)).all()
 
@@ -52,6 +51,7 @@ def test_a_channel_counts_within_the_tolerance(bed, shares):
 
 def test_the_tolerance_is_the_users():
     assert score(valley(33), valley(), tolerance=0) == (0, 0) and score(valley(37), valley(), tolerance=5) == (1, 1)
+    assert score(valley(62), valley(1), tolerance=5) == (0, 0)  # opposite sides of a tile are not near
 
 
 def test_a_valley_too_many_is_not_correct_and_one_too_few_not_found():
@@ -106,8 +106,9 @@ def test_what_cannot_be_compared_is_refused():
     holed[3, 3] = np.nan
     with pytest.raises(WrongShape, match="predict these pixels"):
         score(holed, valley())
-    with pytest.raises(WrongShape, match="different grids"):
-        score(valley(size=32), valley())
+    for prediction, truth in ((valley(size=32), valley()), (valley()[0], valley()[0])):
+        with pytest.raises(WrongShape, match="different grids: resample"):
+            score(prediction, truth)
     for wrong in ({"area": 0.0}, {"area": float("nan")}, {"tolerance": -1}):
         with pytest.raises(InvalidConfig, match="above 0"):
             Drainage(GSD, **wrong)
