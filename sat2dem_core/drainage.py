@@ -53,7 +53,7 @@ class Drainage:
     """Shares of the channels found and of those drawn correctly, over any number of tiles.
 
     Args:
-        gsd, area: see :func:`channels`; one area for truth and prediction, so that both networks are as dense.
+        gsd, area: see :func:`channels`; one area for truth and prediction, so that neither network is denser by choice.
         tolerance: how many rows and columns a channel may lie off, pixels.
 
     Raises:
