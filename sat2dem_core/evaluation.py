@@ -29,6 +29,7 @@ from tqdm import tqdm
 from sat2dem_core import baselines, terrain
 from sat2dem_core.baselines import Predictor, tile_mean
 from sat2dem_core.checkpoints import Model
+from sat2dem_core.drainage import Drainage
 from sat2dem_core.errors import NoTiles, UnreadableRaster, WrongShape, choose
 from sat2dem_core.measures import CLASSES, Measures
 from sat2dem_core.normalize import Normalization, tile_minimum
@@ -87,7 +88,7 @@ class Evaluation:
     tiles: pd.DataFrame
 
 
-def evaluate(model: Model, test: Tiles, train: Tiles, *, mask_water: bool = False) -> Evaluation:
+def evaluate(model: Model, test: Tiles, train: Tiles, *, mask_water: bool = False, drainage: bool = False) -> Evaluation:
     """Score a model and its baselines on held-out tiles, some of which are in memory at a time.
 
     The baselines: ``constant``, the training tiles' median answer; ``color``, a linear regression on red, green and
@@ -100,6 +101,7 @@ def evaluate(model: Model, test: Tiles, train: Tiles, *, mask_water: bool = Fals
         train: what ``constant`` and ``color`` are taken from.
         mask_water: leave out water, that is, ground that is quite level in the truth
             (:func:`sat2dem_core.terrain.level`).
+        drainage: compare channels, too (:mod:`sat2dem_core.drainage`), in the rows of ``relief``.
 
     Raises:
         NoTiles: there is no tile, or none has a valid elevation.
@@ -112,6 +114,7 @@ def evaluate(model: Model, test: Tiles, train: Tiles, *, mask_water: bool = Fals
         for name in (model.config.method, *((coarse,) if question == "absolute" else ()), *known[question]):
             scale = _ssim_scale(question, model.normalization)
             measures[question, name] = Measures(test.gsd, scale, form=question == "relief")
+    networks = {key: Drainage(test.gsd) for key in measures if drainage and key[0] == "relief"}
     tiles: list[dict[str, np.ndarray]] = []
     for rgb, truth in tqdm(_batches(test), total=-(-len(test) // BATCH), unit="batch", desc="scoring", delay=5):
         water = terrain.level(truth) if mask_water else None
@@ -125,9 +128,12 @@ def evaluate(model: Model, test: Tiles, train: Tiles, *, mask_water: bool = Fals
                 answer = lifted if name == coarse else answers[question]
             by_tile = measure.update(answer, put_question(truth, question), water, elevation=truth)
             tiles[-1][f"{question}: {name}"] = by_tile.numpy()
+            if drainage and question == "relief":
+                networks[question, name].update(answer, truth)
     columns = {name: np.concatenate([part[name] for part in tiles]) for name in tiles[0]}
     return Evaluation(
-        _table({key: measure.result() for key, measure in measures.items()}), _classes(measures), _spectra(measures),
+        _table({key: measure.result() | (networks[key].result() if key in networks else {}) for key, measure in measures.items()}),
+        _classes(measures), _spectra(measures),
         pd.DataFrame(columns, index=pd.Index(test.ids, name="tile")),
     )
 

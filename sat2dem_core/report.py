@@ -48,8 +48,11 @@ def summarize(table: pd.DataFrame, question: str = "trained") -> pd.DataFrame:
                 f"{metric} ± splits": splits[metric].mean().std(),
             }
         summary[point] = row | {"constant": group.constant.mean()}
-    found = pd.DataFrame(summary).T
-    return found.rename_axis(_axes(rows)).astype({"runs": int})
+    return _indexed(summary, _axes(rows)).astype({"runs": int})
+
+
+def _indexed(rows: dict[tuple, dict], names: list[str]) -> pd.DataFrame:
+    return pd.DataFrame(rows.values(), index=pd.MultiIndex.from_tuples(rows, names=names))
 
 
 def _complete(table: pd.DataFrame) -> pd.DataFrame:
@@ -110,7 +113,7 @@ def against_best(path: str | os.PathLike, question: str = "relief") -> pd.DataFr
     rows = {}
     for point in sorted(means, key=means.get):
         rows[point] = {"MAE": means[point]} | _compared(found, points[point], points[best])
-    return pd.DataFrame(rows).T.rename_axis(_axes(found.rows)).astype({"noise": bool}).infer_objects()
+    return _indexed(rows, _axes(found.rows))
 
 
 def effects(path: str | os.PathLike, question: str = "relief") -> pd.DataFrame:
@@ -129,7 +132,7 @@ def effects(path: str | os.PathLike, question: str = "relief") -> pd.DataFrame:
         for value in others:
             of, reference = (np.flatnonzero(found.rows[name] == kind) for kind in (value, first))
             rows[name, value, first] = _compared(found, of, reference)
-    return pd.DataFrame(rows).T.rename_axis(["setting", "value", "with"]).astype({"noise": bool}).infer_objects()
+    return _indexed(rows, ["setting", "value", "with"])
 
 
 def _compared(found: _Errors, of: np.ndarray, reference: np.ndarray) -> dict:
@@ -154,8 +157,8 @@ def write_report(path: str | os.PathLike, folder: str | os.PathLike) -> list[Pat
     printed["constant, m"] = trained.constant.map("{:.1f}".format)
     printed["relief MAE, m"] = _plus_minus(relief, "MAE", 1)
     if not _complete(table)[["version", "split", "tile", "scene"]].nunique().gt(1).any():
-        noise = against_best(path).noise
-        printed["relief MAE, m"] += ["*" if noise[point] else "" for point in printed.index]
+        noise = against_best(path).noise.loc[printed.index]
+        printed["relief MAE, m"] += np.where(noise, "*", "")
     printed = printed.reset_index()
     texts = {"md": printed.to_markdown(index=False, disable_numparse=True), "tex": printed.to_latex(index=False, escape=True)}
     made = [Path(folder) / f"{Path(path).stem}.{ending}" for ending in (*texts, "png")]

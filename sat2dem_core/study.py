@@ -1,7 +1,8 @@
 """A grid of settings run, one row a run, in a table that chapters draw from.
 
 A study is a TOML file: a ``preset``, and ``[[grid]]`` tables in which every setting that is a list is an axis. One
-that looks for good settings has ``part = "validation"``, so that it never sees the held-out tiles. Runs that the table
+that looks for good settings has ``part = "validation"``, so that it never sees the held-out tiles; ``drainage = true``
+compares channels, too (:mod:`sat2dem_core.drainage`). Runs that the table
 already has are not made again, so a study that was interrupted goes on where it stopped, and a launcher (``torchrun``,
 ``srun`` with RANK and WORLD_SIZE) lets many processes on one file system make a share of the runs each.
 """
@@ -19,10 +20,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from filelock import FileLock
 from scipy.spatial import KDTree
 from tqdm import tqdm
 
+from sat2dem_core.batches import processor
 from sat2dem_core.checkpoints import Run, code_version, digest
 from sat2dem_core.config import Config, preset
 from sat2dem_core.errors import InvalidConfig, choose
@@ -31,14 +34,15 @@ from sat2dem_core.files import replacing
 from sat2dem_core.tiles import Tiles
 from sat2dem_core.training import train
 
-SCORING = ("evaluation", "measures", "baselines", "terrain", "study")  # the modules that decide how a run is scored
+SCORING = ("evaluation", "measures", "baselines", "terrain", "drainage", "study")  # the modules that decide how a run is scored
 
 
 def read_study(path: str | os.PathLike) -> list[dict[str, Any]]:
     """The runs of a study file: for each the settings that it changes, ``preset`` among them.
 
     Raises:
-        InvalidConfig: the file cannot be read, or holds a key that is none of ``preset``, ``part`` and ``grid``.
+        InvalidConfig: the file cannot be read, or holds a key that is none of ``preset``, ``part``, ``drainage`` and
+            ``grid``.
         UnknownName: no such preset, setting or part.
     """
     return _runs(_read(path))
@@ -59,10 +63,13 @@ def _read(path: str | os.PathLike) -> dict[str, Any]:
         content = tomllib.loads(Path(path).read_text())
     except (OSError, tomllib.TOMLDecodeError) as error:
         raise InvalidConfig(f"{path} cannot be read as a study ({error}): give a TOML file") from error
-    unknown = content.keys() - {"preset", "part", "grid"}
+    unknown = content.keys() - {"preset", "part", "drainage", "grid"}
     if unknown or "grid" not in content:
-        raise InvalidConfig(f"{path} holds {', '.join(sorted(unknown)) or 'no grid'}: give preset, part and [[grid]] tables")
+        held = ", ".join(sorted(unknown)) or "no grid"
+        raise InvalidConfig(f"{path} holds {held}: give preset, part, drainage and [[grid]] tables")
     choose("part", content.setdefault("part", "test"), ("validation", "test"))
+    if not isinstance(content.setdefault("drainage", False), bool):
+        raise InvalidConfig(f"{path}: drainage is {content['drainage']!r}: give true or false")
     return content
 
 
@@ -87,18 +94,17 @@ def run_study(path: str | os.PathLike, table: str | os.PathLike) -> pd.DataFrame
     runs, part = _runs(content), content["part"]
     names = {_name(run, part): run for run in runs}
     rank, processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    origin = {"code": code_version(), "scoring": digest(SCORING)}
-    done = read_table(table)
-    done = set(done.run[(done.code == origin["code"]) & (done.scoring == origin["scoring"])]) if len(done) else set()
+    known, origin = read_table(table), provenance()
+    done = set(known.run[(known.code == origin["code"]) & (known.scoring == origin["scoring"])]) if len(known) else set()
     for name, run in tqdm(list(names.items())[rank::processes], unit="run"):
         if name in done:
             continue
         with _alone():
             made = train(settings(run), progress=False)
         tiles = getattr(made.data, part)
-        found = evaluate(made.model(), tiles, made.data.train)
+        found = evaluate(made.model(), tiles, made.data.train, drainage=content["drainage"])
         scores = _scores(found, made.model().config.method) | {f"{part} tiles": len(tiles), "seconds": round(made.seconds, 1)}
-        row = {"run": name} | run | scores | {"commit": _commit()} | origin | {"machine": _machine(made)}
+        row = {"run": name} | run | scores | provenance(made)
         with FileLock(f"{table}.lock"):  # others write their rows, too
             _write(table, names, pd.DataFrame([row]))
             _write(_beside(table), names, _tile_rows(name, found, tiles, made.data.train))
@@ -172,15 +178,19 @@ def _tile_rows(name: str, found: Evaluation, tiles: Tiles, train: Tiles) -> pd.D
     })
 
 
-def _commit() -> str:
+def provenance(run: Run | None = None) -> dict[str, str]:
+    """What a number must carry to be trusted: commit, checksums of the code that trained and that scored, and machine.
+
+    Args:
+        run: whose machine; this one's when not given.
+    """
     try:
         command = ["git", "-C", Path(__file__).parent, "rev-parse", "--short", "HEAD"]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        commit = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
-        return ""
-
-
-def _machine(run: Run) -> str:
-    """What trained it."""
-    environment = json.loads((run.folder / "environment.json").read_text())
-    return f"{environment['device']}, {environment['threads']} threads, torch {environment['torch']}"
+        commit = ""
+    environment = {"device": processor(), "threads": torch.get_num_threads(), "torch": torch.__version__}
+    if run:
+        environment = json.loads((run.folder / "environment.json").read_text())
+    machine = f"{environment['device']}, {environment['threads']} threads, torch {environment['torch']}"
+    return {"commit": commit, "code": code_version(), "scoring": digest(SCORING), "machine": machine}

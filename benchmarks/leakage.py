@@ -1,0 +1,23 @@
+"""What a shuffle of neighboring tiles adds to a score, on a 30 m scene: the table of chapter 11.
+
+    python benchmarks/leakage.py data/results/zion-leakage.csv
+"""
+
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+from sat2dem_core.config import preset
+from sat2dem_core.files import replacing
+from sat2dem_core.leakage import cross_validate
+from sat2dem_core.study import provenance
+
+STEPS = 1000
+
+tables = []
+for kind in ("global", "shift"):
+    config = preset("zion", tile=64, stride=64, normalization=kind, steps=STEPS, validate_every=4)
+    tables.append(cross_validate(config).assign(normalization=kind, steps=STEPS))
+with replacing(Path(sys.argv[1])) as beside:
+    pd.concat(tables).assign(**provenance()).to_csv(beside, index=False)
