@@ -189,7 +189,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     if args.table:
         with replacing(Path(args.table)) as beside:
             table.to_csv(beside)
-    of_form = table.columns[table.columns.get_loc("PSNR") : table.columns.get_loc("tiles")]
+    of_form = table.loc[:, "PSNR":"tiles"].columns[:-1]
     print(table.drop(columns=[*of_form, "pixels", "tiles", "flat tiles"]).round(3).to_string(na_rep="-"))
     print(f"\n{table[of_form].dropna(how='all').round(3).to_string(na_rep='-')}")
 

@@ -213,8 +213,8 @@ def _ssim_scale(question: str, normalization: Normalization) -> tuple[float, flo
 
 
 def _table(rows: dict[tuple[str, str], dict]) -> pd.DataFrame:
-    table = pd.DataFrame(rows).T.rename_axis(["question", "predictor"])
-    return table.reindex(rows.keys()).astype(float)
+    index = pd.MultiIndex.from_tuples(rows, names=["question", "predictor"])
+    return pd.DataFrame(rows.values(), index, columns=list(max(rows.values(), key=len)), dtype=float)
 
 
 def _classes(measures: dict[tuple[str, str], Measures]) -> pd.DataFrame:
@@ -223,7 +223,7 @@ def _classes(measures: dict[tuple[str, str], Measures]) -> pd.DataFrame:
         for (question, name), measure in measures.items() for kind, tally in measure.by_class.items()
         for number, (low, high) in enumerate(zip(CLASSES[kind], CLASSES[kind][1:])) if tally.sums[0, number]
     }
-    return pd.DataFrame(rows).T.rename_axis(["question", "predictor", "by", "class"])
+    return pd.DataFrame(rows.values(), pd.MultiIndex.from_tuples(rows, names=["question", "predictor", "by", "class"]))
 
 
 def _spectra(measures: dict[tuple[str, str], Measures]) -> pd.DataFrame:

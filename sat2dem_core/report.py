@@ -107,7 +107,7 @@ def against_best(path: str | os.PathLike, question: str = "relief") -> pd.DataFr
         InvalidConfig: the runs were not scored on the same tiles.
     """
     found = _Errors(path, question)
-    points = found.rows.groupby(_axes(found.rows), sort=False).indices
+    points = {point: group.index.values for point, group in found.rows.groupby(_axes(found.rows), sort=False)}
     means = {point: np.average(found.values.values[of].mean(0), weights=found.pixels) for point, of in points.items()}
     best = min(means, key=means.get)
     rows = {}

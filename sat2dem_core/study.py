@@ -160,8 +160,8 @@ def _scores(found: Evaluation, method: str) -> dict[str, float | None]:
         known = row.dropna() if predictor == method else row[["MAE"]]
         scores |= {f"{question} {measure}" if predictor == method else f"{predictor}: {question} {measure}": round(float(value), 4)
                    for measure, value in known.items()}
-    by_slope = found.classes.loc[("relief", method, "slope")]
-    return scores | {f"relief MAE, slope {name} %": round(float(row.MAE), 2) for name, row in by_slope.iterrows()}
+    by_slope = found.classes.query("question == 'relief' and predictor == @method and by == 'slope'").MAE
+    return scores | {f"relief MAE, slope {key[-1]} %": round(float(value), 2) for key, value in by_slope.items()}
 
 
 def _tile_rows(name: str, found: Evaluation, tiles: Tiles, train: Tiles) -> pd.DataFrame:

@@ -6,6 +6,7 @@ import sys
 import zipfile
 
 import numpy as np
+import pandas as pd
 import pytest
 import rasterio
 import shapely
@@ -14,6 +15,7 @@ from file_server import file_server
 from sat2dem_core import training
 from sat2dem_core.__main__ import main
 from sat2dem_core.checkpoints import load_model
+from sat2dem_core.scenes import data_folder
 from sat2dem_core.store import open_store
 
 TINY = ["--scene", "rocky-mountain", "--tile", "32", "--features", "4", "--stride", "32"]
@@ -43,11 +45,34 @@ def test_the_same_command_again_loads_the_run(run, capsys):
     assert {path: path.stat().st_mtime_ns for path in run.iterdir()} == times
 
 
-def test_evaluate_prints_every_question_beside_the_baselines(run, capsys):
-    assert main(["evaluate", str(run)]) == 0
-    table = capsys.readouterr().out
-    assert all(word in table for word in ("MAE", "RMSE", "SSIM", "R2", "absolute", "above minimum", "relief"))
-    assert table.count("unet") == table.count("constant") == table.count("tile mean") == 3
+def test_evaluate_prints_every_question_beside_the_baselines(run, tmp_path, capsys):
+    assert main(["evaluate", str(run), "--table", str(tmp_path / "scores.csv")]) == 0
+    errors, form = capsys.readouterr().out.split("\n\n")
+    assert all(word in errors for word in ("MAE", "RMSE", "NMAD", "SSIM", "R2", "absolute", "above minimum", "relief"))
+    assert errors.count("constant") == errors.count("tile mean") == errors.count("coarse 1 km") == 3
+    assert "slope MAE" in form and form.count("unet") == 1 and "NaN" not in errors + form
+    assert len(pd.read_csv(tmp_path / "scores.csv")) == 3 * 6 + 1
+
+
+def test_evaluate_compares_two_rasters(tmp_path, capsys):
+    truth = data_folder("rocky-mountain") / "rmnp-dem.tif"
+    assert main(["evaluate", str(truth), "--truth", str(truth)]) == 0
+    assert " 1.0 " in capsys.readouterr().out
+    other = tmp_path / "smaller.tif"
+    with rasterio.open(truth) as file:
+        profile, dem = file.profile, file.read()[:, :-1]
+    with rasterio.open(other, "w", **profile | {"height": dem.shape[1]}) as file:
+        file.write(dem)
+    assert main(["evaluate", str(other), "--truth", str(truth)]) == 1
+    assert "lie on different grids: resample one onto the other" in capsys.readouterr().err
+
+
+def test_study_writes_its_table_and_report(tmp_path, capsys):
+    (tmp_path / "s.toml").write_text("[[grid]]\nseed = [0, 1]\ntile = 32\nstride = 96\nfeatures = 4\nsteps = 2\nbatch = 2\n")
+    command = ["study", str(tmp_path / "s.toml"), str(tmp_path / "s.csv"), "--report", str(tmp_path / "report")]
+    assert main(command) == 0
+    assert "s.csv: 2 runs" in capsys.readouterr().out
+    assert {path.name for path in (tmp_path / "report").iterdir()} == {"s.md", "s.tex", "s.png"}
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,8 @@
+import os
+import subprocess
+import sys
+
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -24,13 +29,29 @@ def test_study_makes_a_row_a_run_that_says_where_it_comes_from(small, tmp_path):
     assert len(table) == 3 and (table["above minimum MAE"] > 0).all()
     assert (table["relief MAE"] != table["tile mean: relief MAE"]).all()
     assert table.code.nunique() == 1 and table.machine.str.contains("torch").all()
-    assert table["relief SSIM"].isna().all()  # not defined, so blank
+    assert "relief SSIM" not in table and (table["above minimum SSIM"] < 1).all()  # not defined on relief
+    assert table.run.is_unique and (table["relief NMAD"] > 0).all() and (table["coarse 1 km: relief MAE"] > 0).all()
+
+
+def test_errors_of_each_tile_stand_beside_the_table(small, tmp_path):
+    table = study.run_study(small, tmp_path / "table.csv")
+    tiles = study.tile_errors(tmp_path / "table.csv")
+    assert tiles.groupby("run").size().to_dict() == dict(zip(table.run, table["test tiles"]))
+    pooled = tiles.groupby("run")[["relief", "above minimum", "constant: absolute"]].mean().loc[table.run]
+    np.testing.assert_allclose(pooled, table[["relief MAE", "above minimum MAE", "constant: absolute MAE"]], atol=0.01)
+    assert (tiles.distance > 8 * 127).all()  # beyond the gap
+
+
+def test_drainage_is_measured_on_request(small, tmp_path):
+    pytest.importorskip("pyflwdir", reason="pyflwdir is not installed: pip install 'sat2dem-core[drainage]'")
+    small.write_text("drainage = true\n" + small.read_text())
+    assert study.run_study(small, tmp_path / "table.csv")["relief channels found"].between(0, 1).all()
 
 
 def test_search_scores_on_validation_tiles_and_never_sees_the_held_out_ones(small, tmp_path, monkeypatch):
     small.write_text('part = "validation"\n' + small.read_text())
     seen, evaluate = [], study.evaluate
-    noting = lambda model, tiles, train: seen.append(tiles.ids) or evaluate(model, tiles, train)
+    noting = lambda model, tiles, train, **options: seen.append(tiles.ids) or evaluate(model, tiles, train, **options)
     monkeypatch.setattr(study, "evaluate", noting)
     table = study.run_study(small, tmp_path / "table.csv")
     data = study.train(study.settings(study.read_study(small)[0]), progress=False).data
@@ -41,7 +62,7 @@ def test_search_scores_on_validation_tiles_and_never_sees_the_held_out_ones(smal
 def test_interrupted_study_keeps_the_rows_it_has(small, tmp_path, monkeypatch):
     path = tmp_path / "table.csv"
     study.run_study(small, path)
-    whole = pd.read_csv(path)
+    whole = study.read_table(path)
     whole.iloc[:2].assign(seconds=123.0).to_csv(path, index=False)
     trained = []
     original = study.train
@@ -49,7 +70,37 @@ def test_interrupted_study_keeps_the_rows_it_has(small, tmp_path, monkeypatch):
     again = study.run_study(small, path)
     assert [config.normalization for config in trained] == ["global"]
     assert list(again.seconds[:2]) == [123.0, 123.0]
-    pd.testing.assert_frame_equal(pd.read_csv(path).drop(columns="seconds"), whole.drop(columns="seconds"))
+    pd.testing.assert_frame_equal(study.read_table(path).drop(columns="seconds"), whole.drop(columns="seconds"))
+    assert len(study.tile_errors(path)) == whole["test tiles"].sum()
+
+
+def test_rows_of_other_code_are_made_again(small, tmp_path):
+    path = tmp_path / "table.csv"
+    whole = study.run_study(small, path)
+    whole.assign(scoring="another", seconds=-1.0).to_csv(path, index=False)
+    assert (study.run_study(small, path).seconds >= 0).all()
+
+
+def test_table_of_another_study_is_not_overwritten(small, tmp_path):
+    path = tmp_path / "table.csv"
+    study.run_study(small, path)
+    before = path.read_bytes()
+    small.write_text(f"[[grid]]\nseed = 7\n{SMALL}")
+    with pytest.raises(InvalidConfig, match="holds runs that are none of this study: choose another table"):
+        study.run_study(small, path)
+    assert path.read_bytes() == before
+
+
+def test_processes_of_a_launcher_share_the_runs_and_one_table(small, tmp_path):
+    path = tmp_path / "table.csv"
+    command = [sys.executable, "-m", "sat2dem_core", "study", str(small), str(path)]
+    environment = os.environ | {"WORLD_SIZE": "2", "SAT2DEM_CACHE": str(tmp_path / "cache")}
+    running = [subprocess.Popen(command, env=environment | {"RANK": str(rank)}) for rank in (0, 1)]
+    assert [process.wait(timeout=120) for process in running] == [0, 0]
+    table = study.read_table(path)
+    assert list(table.seed[:2]) == [0, 1] and table.normalization[2] == "global"
+    runs = list((tmp_path / "cache" / "runs").iterdir())
+    assert len(runs) == 3 and study.tile_errors(path).run.nunique() == 3  # each was made, and made once
 
 
 @pytest.mark.parametrize(
@@ -58,6 +109,7 @@ def test_interrupted_study_keeps_the_rows_it_has(small, tmp_path, monkeypatch):
         ("preset = ", InvalidConfig, "cannot be read as a study"),
         ('presets = "cpu"\n[[grid]]', InvalidConfig, "holds presets"),
         ('preset = "cpu"', InvalidConfig, "no grid"),
+        ('drainage = "yes"\n[[grid]]', InvalidConfig, "drainage is 'yes': give true or false"),
         ("[[grid]]\nseeds = [1]", UnknownName, "unknown setting 'seeds': choose one of scene"),
         ('part = "train"\n[[grid]]\nseed = 1', UnknownName, "unknown part 'train': choose one of validation, test"),
         ('preset = "fast"\n[[grid]]\nseed = 1', UnknownName, "choose one of cpu, gpu, zion, paper"),
