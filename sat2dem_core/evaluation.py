@@ -112,7 +112,7 @@ def evaluate(model: Model, test: Tiles, train: Tiles, *, mask_water: bool = Fals
     measures: dict[tuple[str, str], Measures] = {}
     for question in QUESTIONS:
         for name in (model.config.method, *((coarse,) if question == "absolute" else ()), *known[question]):
-            scale = _ssim_scale(question, model.normalization)
+            scale = ssim_scale(question, model.normalization)
             measures[question, name] = Measures(test.gsd, scale, form=question == "relief")
     networks = {key: Drainage(test.gsd) for key in measures if drainage and key[0] == "relief"}
     tiles: list[dict[str, np.ndarray]] = []
@@ -201,12 +201,13 @@ def _baselines(train: Tiles, gsd: tuple[float, float]) -> dict[str, dict[str, Pr
         pairs = lambda: ((rgb, put_question(dem, question)) for rgb, dem in _batches(train))
         fitted = {"constant": baselines.constant(pairs()), "color": baselines.color(pairs())}
         found[question] = fitted | {name: partial(ask, predictor, question) for name, predictor in truth_based.items()}
+        # the mean of what is asked: that of the elevation, put to the question, were zero
         found[question]["tile mean"] = lambda rgb, truth, question=question: baselines.mean(rgb, put_question(truth, question))
     return found
 
 
-def _ssim_scale(question: str, normalization: Normalization) -> tuple[float, float, float] | None:
-    """As the paper sets it for the normalization that trains for the question."""
+def ssim_scale(question: str, normalization: Normalization) -> tuple[float, float, float] | None:
+    """SSIM's scale (see :class:`sat2dem_core.measures.Measures`) for each question as the paper sets it where it is trained for."""
     span = normalization.high - normalization.low
     scales = {"absolute": (normalization.low, normalization.high, 1.0), "above minimum": (0.0, span, normalization.relief / span)}
     return scales.get(question)

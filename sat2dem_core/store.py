@@ -153,12 +153,14 @@ def read_tiles(path: str | os.PathLike, numbers: Iterable[int] | None = None, *,
         DamagedStore: see :func:`open_store`.
     """
     dataset = open_store(path)
+    corners = _corners(dataset)  # of all, for their middle is where these are counted from
     if numbers is not None:
-        dataset = dataset.isel(tile=list(numbers))
+        numbers = list(numbers)
+        dataset, corners = dataset.isel(tile=numbers), corners[numbers]
     rgb, dem = (dataset.rgb, dataset.dem) if lazy else (dataset.rgb.values, dataset.dem.values)
     return Tiles(
         rgb=rgb, dem=dem, ids=tuple(map(str, dataset.tile.values)),
-        corners=_corners(dataset), gsd=(RESOLUTION, RESOLUTION),
+        corners=corners, gsd=(RESOLUTION, RESOLUTION),
     )
 
 

@@ -278,3 +278,12 @@ def test_tiles_lie_on_the_grid(built):
         assert (left, top) == (cell.column * SIDE, (cell.row + 1) * SIDE)
 
 
+
+
+def test_tiles_know_where_they_lie_to_each_other_whichever_are_read(many):
+    whole, corner = read_tiles(many), read_tiles(many).corners[0]
+    rows, columns = (whole.corners - corner).T
+    number = np.arange(64)
+    np.testing.assert_allclose(columns, PIXELS * (number % 8), atol=12)  # a degree is not everywhere as long
+    np.testing.assert_allclose(rows, -PIXELS * (number // 8), atol=12)
+    assert (read_tiles(many, [5, 40]).corners == whole.corners[[5, 40]]).all()

@@ -1,13 +1,19 @@
 import os
+import random
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import xarray as xr
 
 from sat2dem_core import study
+from sat2dem_core.__main__ import main
 from sat2dem_core.errors import InvalidConfig, UnknownName
+from sat2dem_core.grid import PIXELS, Cell
+from sat2dem_core.store import assemble, open_store
 
 SMALL = "tile = 32\nstride = 96\nfeatures = 4\nsteps = 2\nbatch = 2\n"
 
@@ -101,6 +107,59 @@ def test_processes_of_a_launcher_share_the_runs_and_one_table(small, tmp_path):
     assert list(table.seed[:2]) == [0, 1] and table.normalization[2] == "global"
     runs = list((tmp_path / "cache" / "runs").iterdir())
     assert len(runs) == 3 and study.tile_errors(path).run.nunique() == 3  # each was made, and made once
+
+
+@pytest.mark.parametrize("path", sorted(Path(__file__).parents[1].glob("studies/*.toml")), ids=lambda path: path.stem)
+def test_every_study_of_the_project_can_be_run(path):
+    assert study.read_study(path)
+
+
+def test_paper_study_is_the_papers_protocol():
+    runs = [study.settings(run) for run in study.read_study(Path(__file__).parents[1] / "studies" / "paper.toml")]
+    assert len(runs) == len(set(runs)) == 2 * 2 * 3 * 4 * 2 * 4
+    assert {run.split for run in runs} == {"paper"} and {run.version for run in runs} == {1, 2, 3, 4}
+    assert {(run.epochs, run.batch, run.tile, run.features, run.drpan) for run in runs} == {(500, 32, 256, 64, "detached")}
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory):
+    """Twelve tiles of a tilted plain with waves, as two sensors see it."""
+
+    def make(cell: Cell) -> xr.Dataset:
+        rows, columns = np.mgrid[:PIXELS, :PIXELS]
+        dem = (500 + 100 * (cell.row % 3) + columns + 40 * np.sin((rows + 20 * cell.column) / 25)).astype(np.float32)
+        rgb = np.broadcast_to((dem / 5).astype(np.uint8), (3, PIXELS, PIXELS))
+        scene = xr.Dataset({"rgb": (("band", "y", "x"), rgb), "dem": (("y", "x"), dem)})
+        scene.attrs = {"crs": "EPSG:32630", "left": cell.left, "top": cell.top, "nodata_share": 0.0}
+        return scene
+
+    cells = [Cell(32630, 60 + number % 4, 570 + number // 4) for number in range(12)]
+    folder = tmp_path_factory.mktemp("stores")
+    return [
+        assemble(folder / f"{sensor}.zarr", {cell.id: cell for cell in cells}, make, {}, {"sensor": sensor}, progress=False)
+        for sensor in ("sentinel-2", "landsat")
+    ]
+
+
+def test_the_papers_table_is_one_command(stores, tmp_path):
+    """Sensors on its splits, mean and deviation over them; the networks are small, the rest is its own."""
+    content = (
+        f'preset = "paper"\n[[grid]]\nscene = ["{stores[0]}", "{stores[1]}"]\nnormalization = "global"\n'
+        "version = [1, 2]\nfeatures = 1\nepochs = 1\nbatch = 4\n"
+    )
+    (tmp_path / "paper.toml").write_text(content)
+    assert main(["study", str(tmp_path / "paper.toml"), str(tmp_path / "paper.csv"), "--report", str(tmp_path)]) == 0
+    lines = (tmp_path / "paper.md").read_text().splitlines()
+    assert len(lines) == 2 + 2 and all(line.count("±") == 5 and "| 2 " in line for line in lines[2:])
+    tiles, table = study.tile_errors(tmp_path / "paper.csv"), study.read_table(tmp_path / "paper.csv")
+    assert (table["test tiles"] == 3).all() and tiles.distance.between(7600, 3 * 7700).all()
+    for _, row in table.iterrows():
+        data = study.train(study.settings({"preset": "paper", "features": 1, "epochs": 1, "batch": 4} | {
+            key: row[key] for key in ("scene", "normalization", "version")}), progress=False).data
+        order = list(range(12))
+        random.Random(row.version).shuffle(order)
+        names = [str(name) for name in open_store(row.scene).tile.values]
+        assert set(data.test.ids) == {names[number] for number in order[9:]} == set(tiles.tile[tiles.run == row.run])
 
 
 @pytest.mark.parametrize(
