@@ -156,7 +156,7 @@ def _write(path: Path, names: dict[str, Any], new: pd.DataFrame) -> None:
 def _scores(found: Evaluation, method: str) -> dict[str, float | None]:
     """The model's measures by question, the baselines' MAE, and the model's error of relief by slope of the ground."""
     scores = {}
-    for (question, predictor), row in found.table.iterrows():
+    for (question, predictor), row in found.table.rename(index=lambda name: name.removeprefix(f"{method}, ")).iterrows():
         known = row.dropna() if predictor == method else row[["MAE"]]
         scores |= {f"{question} {measure}" if predictor == method else f"{predictor}: {question} {measure}": round(float(value), 4)
                    for measure, value in known.items()}
