@@ -16,6 +16,7 @@ from scipy.ndimage import gaussian_filter
 
 from sat2dem_core.checkpoints import Model
 from sat2dem_core.config import preset
+from sat2dem_core.drainage import channels
 from sat2dem_core.files import replacing
 from sat2dem_core.plots import hillshade
 from sat2dem_core.study import provenance
@@ -119,7 +120,9 @@ def occluded(model: Model, tiles: Tiles, untouched: np.ndarray) -> Iterator[dict
     green = blur((image[:, 1] - image[:, 0]) / (image[:, 1] + image[:, 0] + 1), 60, tiles.gsd)  # smoothed over two pixels
     edges = np.hypot(*np.gradient(green, axis=(1, 2)))
     form, detail = fine(truth, tiles.gsd), fine(image.mean(1), tiles.gsd)
-    moved, worse, kinds = [], [], {"ridges": [], "valleys": [], "edges of vegetation": [], "strong contrast": [], "little contrast": []}
+    water = np.stack([channels(dem, tiles.gsd) for dem in tiles.dem])
+    moved, worse = [], []
+    kinds = {"ridges": [], "channels": [], "edges of vegetation": [], "strong contrast": [], "little contrast": []}
     before = np.abs(untouched - truth).mean((1, 2))
     for row in range(0, tiles.size, PATCH):
         for column in range(0, tiles.size, PATCH):
@@ -130,7 +133,7 @@ def occluded(model: Model, tiles: Tiles, untouched: np.ndarray) -> Iterator[dict
             moved.append(np.abs(answer - untouched).mean((1, 2)))
             worse.append(np.abs(answer - truth).mean((1, 2)) - before)
             contrast = detail[place].std((1, 2))
-            values = (form[place].mean((1, 2)), -form[place].mean((1, 2)), edges[place].mean((1, 2)), contrast, -contrast)
+            values = (form[place].mean((1, 2)), water[place].mean((1, 2)), edges[place].mean((1, 2)), contrast, -contrast)
             for kind, value in zip(kinds, values):
                 kinds[kind].append(value)
     moved, worse = np.concatenate(moved), np.concatenate(worse)
@@ -148,7 +151,7 @@ if __name__ == "__main__":
         run = train(preset("zion", seed=seed, **settings))
         sun, sky = sun_and_sky(run.data.train)
         rows += [{"seed": seed, "sun": sun, "sky": round(sky, 3)} | row for row in probe(run.model(), run.data.test, sun, sky)]
-    table = pd.DataFrame(rows).round(4).assign(**provenance())
-    print(table.drop(columns=["sun", "sky", *provenance()]).groupby("change", sort=False).mean().drop(columns="seed").round(2).to_string())
+    table = pd.DataFrame(rows).astype({"MAE": float, "moved": float}).round(4).assign(**provenance())
+    print(table.groupby("change", sort=False)[["MAE", "moved", "r", "fine r", "fine r untouched"]].mean().round(2).to_string())
     with replacing(Path(sys.argv[1])) as beside:
         table.to_csv(beside, index=False)
