@@ -1,6 +1,6 @@
 """What a shuffle of neighboring tiles adds to a score, on a 30 m scene: the table of chapter 11.
 
-    python benchmarks/leakage.py data/results/zion-leakage.csv
+    python benchmarks/leakage.py data/results/zion-folds.csv
 """
 
 import sys
