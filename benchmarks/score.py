@@ -19,7 +19,7 @@ from sat2dem_core.measures import Measures
 from sat2dem_core.normalize import Normalization
 from sat2dem_core.tiles import PAPER_TILES
 
-TILES, SIZE = 128, 256
+TILES, SIZE = 512, 256
 
 
 def terrain(count: int, seed: int) -> torch.Tensor:

@@ -30,7 +30,8 @@ class Difference(NamedTuple):
     """One predictor's mean error minus another's.
 
     Attributes:
-        p: share of random exchanges of the two, block by block, that part them as far.
+        p: share of random exchanges of the two, block by block, that part them as far; of these very trainings, where the
+            interval allows for other seeds, too.
         blocks: of ground, which were drawn.
     """
 
