@@ -54,6 +54,18 @@ class DamagedCheckpoint(Sat2DEMError):
     """A checkpoint is missing, cut short, or of another architecture."""
 
 
+class InvalidAnchors(Sat2DEMError):
+    """Known heights that cannot be read, lie elsewhere, or are too few."""
+
+
+class UnsafeWeights(Sat2DEMError):
+    """Weights that could run code when opened, or that nothing vouches for."""
+
+
+class OutputExists(Sat2DEMError):
+    """A file already stands where a result is to go."""
+
+
 class CannotWrite(Sat2DEMError):
     """A file could not be written; what stood there before is untouched."""
 
