@@ -1,8 +1,9 @@
-"""The module from a shell: ``python -m sat2dem_core`` with ``data``, ``train``, ``evaluate`` or ``study``."""
+"""The module from a shell: ``python -m sat2dem_core`` with ``data``, ``train``, ``predict``, ``evaluate`` or ``study``."""
 
 import argparse
 import os
 import sys
+import warnings
 from dataclasses import fields
 from pathlib import Path
 
@@ -31,6 +32,8 @@ def parser() -> argparse.ArgumentParser:
         meaning = f"{meanings()[field.name]} [{field.default}]".replace("%", "%%")
         settings.add_argument(f"--{field.name.replace('_', '-')}", metavar=field.type.__name__.upper(), help=meaning)
 
+    _add_predict(verbs.add_parser("predict", help="elevation for an image of any size, as a Cloud-Optimized GeoTIFF or Zarr"))
+
     evaluate = verbs.add_parser("evaluate", help="score a run on its held-out tiles beside baselines, or any DEM against another")
     evaluate.add_argument("what", metavar="DIR | DEM", help="a run's folder, of which the best checkpoint is scored; or a raster")
     evaluate.add_argument("--truth", metavar="DEM", help="what to score a raster against, on the same grid")
@@ -46,6 +49,33 @@ def parser() -> argparse.ArgumentParser:
     study.add_argument("table", metavar="CSV", help="the table to write; an interrupted study goes on where it stopped")
     study.add_argument("--report", metavar="FOLDER", help="write it there as Markdown, LaTeX and a figure, too")
     return top
+
+
+def _add_predict(predict: argparse.ArgumentParser) -> None:
+    predict.description = (
+        "Predict the elevation of an image: meters, half the width of an interval that held the truth in 90 % of unseen ground, and how "
+        "far the image is from what the model was trained on (more than 1 is outside). An interrupted prediction goes on where it stopped."
+    )
+    predict.add_argument("image", metavar="IMAGE", help="any raster that GDAL reads")
+    predict.add_argument("out", metavar="OUT", help="to write: .tif or .zarr")
+    predict.add_argument(
+        "--weights", nargs="+", metavar="WEIGHTS",
+        help="a name, a .safetensors file, a run's folder, or https://...#sha256=...; several are an ensemble (default: those that ship)",
+    )
+    predict.add_argument("--bands", metavar="R,G,B", help="numbers or names of red, green and blue (default: what the file says)")
+    predict.add_argument("--stretch", nargs=2, type=float, metavar=("LOW", "HIGH"), help="values that become black and white")
+    predict.add_argument("--nodata", metavar="VALUE", help="that means nothing here, or 'none' to ignore what the file declares")
+    predict.add_argument("--gsd", type=float, metavar="METERS", help="to predict at; of an image without a CRS, the size of its pixels")
+    predict.add_argument("--sun", type=float, metavar="AZIMUTH", help="degrees from north (default: morning, by latitude)")
+    predict.add_argument(
+        "--anchors", metavar="DEM | CSV | POINTS | LON,LAT,HEIGHT", help="known heights to tie relief to; a negative longitude as --anchors=-112,37,1500"
+    )
+    predict.add_argument("--surface", help="between relief and anchors: offset, plane, quadratic or cells")
+    predict.add_argument("--overlap", type=float, default=0.5, metavar="SHARE", help="of neighboring tiles (default: 0.5)")
+    predict.add_argument("--batch", type=int, default=32, metavar="TILES", help="at once (default: 32)")
+    predict.add_argument("--no-caution", action="store_true", help="do not lower relief where the image is unlike training")
+    predict.add_argument("--scheduler", metavar="ADDRESS", help="of a dask cluster to predict on (default: this process)")
+    predict.add_argument("--overwrite", action="store_true", help="replace what stands at OUT")
 
 
 def _add_data(verbs) -> None:
@@ -89,7 +119,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit status. A user's mistake ends in one sentence, not a traceback."""
     args = parser().parse_args(arguments)
     try:
-        {"data": _data, "train": _train, "evaluate": _evaluate, "study": _study}[args.verb](args)
+        {"data": _data, "train": _train, "predict": _predict, "evaluate": _evaluate, "study": _study}[args.verb](args)
     except Sat2DEMError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -159,6 +189,35 @@ def _train(args: argparse.Namespace) -> None:
         return  # one of several processes speaks for all
     best = run.log.sort_values("validation_mae").iloc[0]
     print(f"{run.folder}: validation MAE {best.validation_mae:.1f} m at step {best.step:.0f}")
+
+
+def _predict(args: argparse.Namespace) -> None:
+    from sat2dem_core.prediction import predict
+    from sat2dem_core.weights import DEFAULT
+
+    nodata: float | str | None = "declared" if args.nodata is None else None
+    if args.nodata not in (None, "none"):
+        try:
+            nodata = float(args.nodata)
+        except ValueError as error:
+            raise InvalidConfig(f"nodata is {args.nodata!r}: give a number, or none") from error
+    client = None
+    if args.scheduler:
+        from dask.distributed import Client
+
+        client = Client(args.scheduler)
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
+        made = predict(
+            args.image, args.out, args.weights or DEFAULT, bands=args.bands and args.bands.split(","),
+            stretch=args.stretch and tuple(args.stretch), nodata=nodata, gsd=args.gsd, sun=args.sun, anchors=args.anchors,
+            surface=args.surface, overlap=args.overlap, batch=args.batch, caution=not args.no_caution, overwrite=args.overwrite,
+            client=client,
+        )
+    told = made.tags
+    print(f"{made.path}: {told['HEIGHTS']} heights at {told['GROUND_SAMPLING_DISTANCE']}, {made.outside:.0%} outside of the model's domain")
+    if made.anchors is not None:
+        print(f"{told['ANCHORS']} anchors, surface {told['ANCHOR_SURFACE']}: RMSE {told['ANCHOR_RMSE']}, largest {told['ANCHOR_LARGEST']}")
 
 
 def _read(field, text: str):

@@ -243,7 +243,7 @@ def _cells(path: Path, relief, image: Image, amplitude: float) -> tuple[pd.DataF
     wanted = np.full(size, np.nan)
     finer = side < 0.7  # then pixels of the DEM are averaged into one of the mosaic's
     reproject(
-        heights, wanted, src_transform=own, src_crs=crs, src_nodata=np.nan, dst_transform=transform @ Affine.scale(cell),
+        heights, wanted, src_transform=own, src_crs=crs, src_nodata=np.nan, dst_transform=transform * Affine.scale(cell),
         dst_crs=image.crs, dst_nodata=np.nan, resampling=Resampling.average if finer else Resampling.bilinear,
     )
     found = []

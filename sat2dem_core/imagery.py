@@ -220,7 +220,9 @@ def _grid(crs, transform: Affine, width: int, height: int, own: float, work: flo
     """A grid of square pixels that covers the image."""
     if straight:
         factor = work / own
-        return transform @ Affine.scale(factor), math.ceil(width / factor - 1e-6), math.ceil(height / factor - 1e-6), crs
+        if abs(factor - round(factor)) < 0.01 * factor:  # 10 m to 30 m, which a projection stretches a little, is three by three
+            factor = round(factor)
+        return transform * Affine.scale(factor), math.ceil(width / factor - 0.01), math.ceil(height / factor - 0.01), crs
     to_degrees = Transformer.from_crs(CRS.from_user_input(crs), "EPSG:4326", always_xy=True)
     lon, lat = to_degrees.transform(*(transform * (width / 2, height / 2)))
     utm = rasterio.crs.CRS.from_epsg((32600 if lat >= 0 else 32700) + int((lon + 180) // 6) % 60 + 1)

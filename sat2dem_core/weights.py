@@ -21,7 +21,7 @@ from safetensors.torch import save
 from sat2dem_core.augment import relief_unit
 from sat2dem_core.checkpoints import Model, digest, load_checkpoint, load_model
 from sat2dem_core.config import Config
-from sat2dem_core.errors import DamagedCheckpoint, UnknownName, UnsafeWeights
+from sat2dem_core.errors import DamagedCheckpoint, RunExists, UnknownName, UnsafeWeights
 from sat2dem_core.files import downloads, fetch, replacing
 from sat2dem_core.networks import UNet, pick_device
 from sat2dem_core.normalize import Normalization
@@ -158,17 +158,22 @@ def _load(path: Path) -> Weights:
     return Weights(model, gsd, meta["hurst"], domain, interval, meta["card"], hashlib.sha256(content).hexdigest())
 
 
-def pack(folder: Path, most: int = 512) -> Path:
+def pack(folder: str | os.PathLike, data: Any = None, most: int = 512) -> Path:
     """Make weights of a run's best checkpoint, in its folder, unless they are there already.
 
     The domain is taken from up to ``most`` training tiles. The interval is of one width everywhere, from the errors on
     up to ``most`` validation tiles: of relief about each tile's mean for Shift, of height for Global.
 
+    Args:
+        data: what the run was trained on (a :class:`sat2dem_core.batches.Data`), where that is not what its config names.
+
     Raises:
         DamagedCheckpoint: the folder holds no whole run.
+        RunExists: the run was trained on other data.
     """
     from sat2dem_core.batches import prepare  # a run's data may be a store, and dask takes seconds to import
 
+    folder = Path(folder)
     best = folder / "best.json"
     if not best.is_file():
         raise DamagedCheckpoint(f"{folder} holds no run (there is no best.json): give the folder that train --run wrote")
@@ -176,7 +181,9 @@ def pack(folder: Path, most: int = 512) -> Path:
     path = folder / f"weights-{meta['sha256'][:12]}-{digest(['weights', 'trust'])}.safetensors"
     if path.is_file():
         return path
-    data = prepare(model.config)
+    data = prepare(model.config) if data is None else data
+    if data.fingerprint() != meta["data"]:
+        raise RunExists(f"{folder} was trained on other data than scene {model.config.scene}: pack it with pack(folder, data=...)")
     train, validation = (np.linspace(0, len(part) - 1, min(most, len(part))).astype(int).tolist() for part in (data.train, data.validation))
     rgb, dem = data.validation.rgb[validation], torch.as_tensor(np.asarray(data.validation.dem[validation]))
     truth, offset = model.normalization.forward(dem)

@@ -20,6 +20,7 @@ from stac_api import missing, stac_api
 
 from sat2dem_core import checkpoints, plots, training
 from sat2dem_core.config import preset
+from sat2dem_core.weights import pack
 
 matplotlib.use("Agg")
 settings.register_profile("suite", deadline=None, derandomize=True, database=None, max_examples=40)
@@ -186,3 +187,16 @@ def api(world, require_system):
         require_system(lacking)
     with stac_api(world.collections(), world.items) as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def tiny_weights(tmp_path_factory, trained) -> Path:
+    """Weights of ``trained``: tiles of 32 px at 30 m, relief."""
+    return pack(trained.folder, trained.data)
+
+
+@pytest.fixture
+def hills_image(tmp_path, hills) -> Path:
+    """The image of ``hills`` as a GeoTIFF."""
+    hills.rgb.rio.to_raster(tmp_path / "hills.tif")
+    return tmp_path / "hills.tif"

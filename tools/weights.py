@@ -9,6 +9,7 @@ interval, and its eastern for the scores; see sat2dem_core.tiles.divide. About a
 
 import argparse
 import tempfile
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from sat2dem_core.config import Config
 from sat2dem_core.files import replacing
 from sat2dem_core.measures import CLASSES
 from sat2dem_core.normalize import Normalization
+from sat2dem_core.mosaic import starts
 from sat2dem_core.prediction import predict
 from sat2dem_core.scenes import ground_sampling_distance, open_scene
 from sat2dem_core.tiles import Tiles, divide
@@ -114,7 +116,7 @@ def _join(parts: list[Tiles]) -> Tiles:
     )
 
 
-def _compared(weights: Path, name: str, region: xr.Dataset, folder: Path, caution: bool = True):
+def _compared(weights: Path, name: str, region: xr.Dataset, folder: Path, caution: bool = True, overlap: float = 0.5):
     """Prediction minus truth, the interval, and the truth of a region, on the grid of the prediction; NaN where unknown.
 
     The Rocky Mountains' eastern part is narrower than a tile, so their whole image is predicted, and the part compared:
@@ -123,7 +125,7 @@ def _compared(weights: Path, name: str, region: xr.Dataset, folder: Path, cautio
     scene = open_scene(name) if name == "rocky-mountain" else region
     image, out = folder / "image.tif", folder / "dem.tif"
     scene.rgb.rio.to_raster(image)
-    predict(image, out, weights, overwrite=True, caution=caution, progress=False, nodata=None)
+    predict(image, out, weights, overwrite=True, caution=caution, overlap=overlap, progress=False, nodata=None)
     made = rioxarray.open_rasterio(out, masked=True)
     truth = region.dem.rio.write_nodata(np.nan).rio.reproject_match(made, resampling=1, nodata=np.nan).values
     apart = made.values[0] - truth
@@ -139,12 +141,25 @@ def _about_surroundings(apart: np.ndarray) -> np.ndarray:
     return np.where(known, apart - near, np.nan)
 
 
+def _seams(apart: np.ndarray, stride: int) -> float:
+    """Error of the gradient across the edges of tiles over that elsewhere, in both directions; 1 is no seam."""
+    there, elsewhere = [], []
+    for error in (apart, apart.T):
+        steps = np.abs(np.diff(error, axis=1))
+        edges = np.zeros(steps.shape[1], bool)
+        for start in starts(error.shape[1], TILE, stride) if error.shape[1] >= TILE else []:
+            edges[[at for at in (start - 1, start + TILE - 1) if 0 <= at < len(edges)]] = True
+        for values, chosen in ((there, edges), (elsewhere, ~edges)):
+            values.append(steps[:, chosen][np.isfinite(steps[:, chosen])])
+    return float(np.concatenate(there).mean() / np.concatenate(elsewhere).mean()) if sum(map(len, there)) else np.nan
+
+
 def _scores(weights: Path, name: str, region: xr.Dataset, folder: Path, trained: str, caution: bool = True) -> list[dict]:
     """Relief error of the mosaic beside baselines, and the interval's coverage overall and by slope."""
     apart, interval, truth = _compared(weights, name, region, folder, caution)
     rows, columns = (np.flatnonzero(np.isfinite(truth).any(axis)) for axis in (1, 0))
     box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
-    apart, interval, truth = apart[box], interval[box], truth[box]
+    whole, apart, interval, truth = apart, apart[box], interval[box], truth[box]
     error = _about_surroundings(apart)
     side = TILE if min(truth.shape) >= TILE else TILE // 2
     gsd = float(np.mean(ground_sampling_distance(region))) if name == "zion" else float(load_weights(weights).gsd[1])
@@ -166,6 +181,11 @@ def _scores(weights: Path, name: str, region: xr.Dataset, folder: Path, trained:
         "1 km": relief(baselines.coarse(1000.0, (gsd, gsd))(None, ground)),
     }
     row["ratio"] = row["MAE"] / row["tile mean"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # tiles that do not overlap have no common level, which is the point
+        alone = _compared(weights, name, region, folder, caution, overlap=0.0)[0]
+    row["MAE of single tiles"] = relief(ground + torch.from_numpy(np.stack([alone[box][square] for square in squares])))
+    row["seams"], row["seams of single tiles"] = _seams(whole, TILE // 2), _seams(alone, TILE)
     inside = np.abs(error) <= interval
     known = np.isfinite(error)
     row |= {"coverage": float(inside[known].mean()), "half-width": float(np.median(interval[known]))}
