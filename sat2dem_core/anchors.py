@@ -5,7 +5,7 @@ prediction, is fitted by a smooth surface and added, so that all finer relief st
 """
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -114,7 +114,9 @@ def fit_anchors(source: str | os.PathLike, surface: str | None, store: Path, ima
         holes = np.argwhere(np.isnan(filled))  # where the DEM or the prediction is missing: the plane through the rest
         filled[tuple(holes.T)] = _terms(*(holes.T * cell + cell // 2), shape, order) @ smooth
         fit = Fit(kind, np.empty(0), shape, filled, cell)
-        return Fit(**vars(fit) | {"table": table.assign(residual=_cell_residuals(fit, table, apart))})
+        for _ in range(2):  # interpolated, the corrections miss the cells' means a little
+            filled[table.row // cell, table.column // cell] += _cell_residuals(fit, table, apart)
+        return replace(fit, table=table.assign(residual=_cell_residuals(fit, table, apart)))
     coefficients = _polynomial(table, apart, shape, ORDERS[kind], source)
     fitted = _terms(table.row.to_numpy(), table.column.to_numpy(), shape, ORDERS[kind]) @ coefficients
     return Fit(kind, coefficients, shape, table=table.assign(residual=apart - fitted))
