@@ -9,6 +9,7 @@ import html
 import io
 import json
 import math
+import re
 from base64 import b64encode
 from dataclasses import dataclass, field
 from os import PathLike
@@ -27,7 +28,7 @@ BUDGET = 240_000  # bytes of HTML: a chapter with several views must still load
 QUALITY = 80, 65, 50, 35, 20, 10, 5  # of the texture, the best that the budget allows
 ASPECT = 1.5  # width over height of the frame
 AZIMUTH, TILT, DISTANCE = -0.45, 0.65, 5.0  # where the view begins: radians, radians, and radii of the block
-GROUND, WALL = "ground", "wall"
+EARTH = 0.52, 0.47, 0.42  # color of the walls around the block
 _PAGE = """<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -51,7 +52,7 @@ class View:
     _png: bytes = field(repr=False)
 
     def png(self) -> bytes:
-        """The picture for readers that run no scripts, its background transparent."""
+        """The picture for readers that run no scripts, on white like every figure of the book."""
         return self._png
 
     def save(self, path: str | PathLike) -> None:
@@ -103,10 +104,12 @@ def view3d(
         raise NoElevation("the DEM has no four neighboring pixels with an elevation: there is no ground to draw")
     image = Image.fromarray(np.ascontiguousarray(np.moveaxis(rgb, 0, -1)))
     block = _block(heights, dem.shape, gsd, exaggeration)
-    drawn = _draw(heights, image, block, width)
-    note = "" if exaggeration == 1 else f" (heights × {exaggeration:g})"
-    picture = _encoded(drawn, "PNG")
-    return View(title, _fill(heights, image, block, drawn, width, title + note, alt), picture)
+    picture = _draw(heights, image, block, width)
+    image.thumbnail((TEXTURE, TEXTURE), Image.LANCZOS)
+    caption = title if exaggeration == 1 else f"{title} (heights × {exaggeration:g})"
+    page = Image.new("RGBA", picture.size, "white")
+    few = Image.alpha_composite(page, picture).convert("RGB").quantize(256)  # colors: a third of the size
+    return View(title, _fill(heights, image, block, picture, width, caption, alt), _encoded(few, "PNG", optimize=True))
 
 
 def _block_mean(dem: np.ndarray) -> np.ndarray:
@@ -176,8 +179,9 @@ def _draw(heights: np.ndarray, image: Image.Image, block: dict, width: int) -> I
     here = _cells(np.isfinite(heights))
     corners = [top[:-1, :-1], top[:-1, 1:], top[1:, 1:], top[1:, :-1]]
     normals = np.cross(corners[1] - corners[3], corners[0] - corners[2])
-    vertex = np.asarray(image.resize((columns, rows), Image.BOX)) / 255
-    color = (vertex[:-1, :-1] + vertex[:-1, 1:] + vertex[1:, 1:] + vertex[1:, :-1]) / 4 * _light(normals)
+    half = image.width / columns / 2, image.height / rows / 2  # a square reaches from the middle of a block to the next
+    inner = *half, image.width - half[0], image.height - half[1]
+    color = np.asarray(image.resize((columns - 1, rows - 1), Image.BOX, inner)) / 255 * _light(normals)
     polygons, colors = [np.stack(corners, 2)[here]], [color[here]]
     framed = np.pad(here, 1)
     # A wall stands where a square has no neighbor to the north, south, west or east.
@@ -185,7 +189,7 @@ def _draw(heights: np.ndarray, image: Image.Image, block: dict, width: int) -> I
         edge = here & ~framed[1 + down : rows + down, 1 + right : columns + right]
         first, second = ((slice(k in (2, 3), rows - 1 + (k in (2, 3))), slice(k in (1, 2), columns - 1 + (k in (1, 2)))) for k in (a, b))
         polygons.append(np.stack([top[first], top[second], foot[second], foot[first]], 2)[edge])
-        shade = np.array([0.52, 0.47, 0.42]) * _light(np.array([right, -down, 0.0]))
+        shade = np.array(EARTH) * _light(np.array([right, -down, 0.0]))
         colors.append(np.broadcast_to(shade, polygons[-1].shape[:1] + (3,)))
     flat, behind = _camera(np.concatenate(polygons), block)
     order = np.argsort(-behind.mean(1), kind="stable")
@@ -201,39 +205,33 @@ def _draw(heights: np.ndarray, image: Image.Image, block: dict, width: int) -> I
         return Image.open(file).convert("RGBA").reduce(2)
 
 
-def _encoded(image: Image.Image, kind: str, quality: int = 75) -> bytes:
-    file = io.BytesIO()
-    if kind == "PNG":  # 256 colors: a third of the size
-        image.quantize(256, Image.Quantize.FASTOCTREE).save(file, kind, optimize=True)
-    else:
-        image.save(file, kind, quality=quality, method=6)
-    return file.getvalue()
+def _encoded(image: Image.Image, kind: str, **options) -> bytes:
+    with io.BytesIO() as file:
+        image.save(file, kind, **options)
+        return file.getvalue()
 
 
 def _data_address(image: Image.Image, quality: int) -> str:
-    return f"data:image/webp;base64,{b64encode(_encoded(image, 'WEBP', quality)).decode()}"
+    return f"data:image/webp;base64,{b64encode(_encoded(image, 'WEBP', quality=quality, method=6)).decode()}"
 
 
 def _fill(
-    heights: np.ndarray, image: Image.Image, block: dict, picture: Image.Image, width: int, title: str, alt: str
+    heights: np.ndarray, texture: Image.Image, block: dict, picture: Image.Image, width: int, caption: str, alt: str
 ) -> str:
-    """The template with everything in it, the texture as good as the budget allows."""
+    """The template with everything in it, texture and picture as good as the budget allows."""
     rows, columns = heights.shape
-    image.thumbnail((TEXTURE, TEXTURE), Image.LANCZOS)
     data = {"rows": rows, "columns": columns, "azimuth": AZIMUTH, "tilt": TILT, "distance": DISTANCE} | block
-    data["heights"] = b64encode(_codes(heights).tobytes()).decode()
+    data |= {"earth": EARTH, "heights": b64encode(_codes(heights).tobytes()).decode()}
     template = (Path(__file__).parent / "view3d.html").read_text(encoding="utf-8")
     for quality in QUALITY:
-        data["texture"] = _data_address(image, quality)
+        data["texture"] = _data_address(texture, quality)
         values = {
             "WIDTH": str(width), "ASPECT": f"{ASPECT:g}", "PICTURE": _data_address(picture, min(quality, 60)),
-            "ALT": html.escape(alt), "TITLE": html.escape(title), "DATA": json.dumps(data),
+            "ALT": html.escape(alt), "CAPTION": html.escape(caption), "DATA": json.dumps(data),
         }
         # The name follows from the content: the same cell run again gives the same output.
         values["ID"] = hashlib.sha256(json.dumps(values).encode()).hexdigest()[:12]
-        filled = template
-        for name, value in values.items():
-            filled = filled.replace(f"@{name}@", value)
+        filled = re.sub("@([A-Z]+)@", lambda place: values[place[1]], template)
         if len(filled.encode()) <= BUDGET:
             break
     return filled
