@@ -95,7 +95,7 @@ def view3d(
     rgb, dem = np.asarray(rgb), np.asarray(dem)
     if dem.ndim != 2 or min(dem.shape) < 2 or rgb.shape != (3, *dem.shape):
         raise WrongShape(
-            f"the image is {rgb.shape} and the DEM {dem.shape}: a 3D view takes (3, H, W) and (H, W) of at least 2 by 2 px"
+            f"the image is {rgb.shape} and the DEM {dem.shape}: a 3D view takes (3, H, W) and (H, W), 2 by 2 px or more"
         )
     if rgb.dtype != np.uint8:
         raise UnsupportedImagery(f"the image is {rgb.dtype}: a 3D view takes uint8, so stretch it to 0 to 255 first")
@@ -148,7 +148,7 @@ def _codes(heights: np.ndarray) -> np.ndarray:
 
 
 def _camera(points: np.ndarray, block: dict) -> tuple[np.ndarray, np.ndarray]:
-    """Where points (..., 3) of the block lie in the frame (..., 2), from -1 to 1, and how far behind its middle (...)."""
+    """Where points (..., 3) lie in the frame (..., 2), from -1 to 1, and how far behind the block's middle (...)."""
     cos, sin, reach = math.cos(TILT), math.sin(TILT), math.hypot(block["east"], block["north"])
     up = reach * sin + (block["rise"] / 2 + block["base"]) * cos
     near, far = up / (DISTANCE - reach * cos), up / (DISTANCE + reach * cos)
@@ -177,17 +177,19 @@ def _draw(heights: np.ndarray, image: Image.Image, block: dict, width: int) -> I
     foot = np.concatenate([top[..., :2], np.full_like(top[..., :1], -block["rise"] / 2 - block["base"])], -1)
 
     here = _cells(np.isfinite(heights))
-    corners = [top[:-1, :-1], top[:-1, 1:], top[1:, 1:], top[1:, :-1]]
+    before, after = slice(None, -1), slice(1, None)
+    around = [(before, before), (before, after), (after, after), (after, before)]  # from the north-west, clockwise
+    corners = [top[place] for place in around]
     normals = np.cross(corners[1] - corners[3], corners[0] - corners[2])
     half = image.width / columns / 2, image.height / rows / 2  # a square reaches from the middle of a block to the next
     inner = *half, image.width - half[0], image.height - half[1]
     color = np.asarray(image.resize((columns - 1, rows - 1), Image.BOX, inner)) / 255 * _light(normals)
     polygons, colors = [np.stack(corners, 2)[here]], [color[here]]
     framed = np.pad(here, 1)
-    # A wall stands where a square has no neighbor to the north, south, west or east.
-    for (down, right), (a, b) in {(-1, 0): (0, 1), (1, 0): (3, 2), (0, -1): (0, 3), (0, 1): (1, 2)}.items():
+    # A wall stands where a square has no neighbor to the north, east, south or west.
+    for side, (down, right) in enumerate([(-1, 0), (0, 1), (1, 0), (0, -1)]):
         edge = here & ~framed[1 + down : rows + down, 1 + right : columns + right]
-        first, second = ((slice(k in (2, 3), rows - 1 + (k in (2, 3))), slice(k in (1, 2), columns - 1 + (k in (1, 2)))) for k in (a, b))
+        first, second = around[side], around[(side + 1) % 4]
         polygons.append(np.stack([top[first], top[second], foot[second], foot[first]], 2)[edge])
         shade = np.array(EARTH) * _light(np.array([right, -down, 0.0]))
         colors.append(np.broadcast_to(shade, polygons[-1].shape[:1] + (3,)))
@@ -226,7 +228,7 @@ def _fill(
     for quality in QUALITY:
         data["texture"] = _data_address(texture, quality)
         values = {
-            "WIDTH": str(width), "ASPECT": f"{ASPECT:g}", "PICTURE": _data_address(picture, min(quality, 60)),
+            "WIDTH": str(width), "ASPECT": f"{ASPECT:g}", "PICTURE": _data_address(picture, min(quality, 75)),
             "ALT": html.escape(alt), "CAPTION": html.escape(caption), "DATA": json.dumps(data),
         }
         # The name follows from the content: the same cell run again gives the same output.
