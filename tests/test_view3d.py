@@ -228,8 +228,8 @@ def test_without_webgl_the_picture_stays_and_both_show_the_same(ground, opened):
         page.wait_for_timeout(300)
         drawn = pixels(page.locator("canvas").screenshot())
     assert picture.shape == drawn.shape
-    assert np.abs(picture - drawn).mean() < 6
-    assert ((picture.min(-1) > 250) == (drawn.min(-1) > 250)).mean() > 0.98  # the outline, and the hole
+    assert np.abs(picture - drawn).mean() < 3
+    assert ((picture.min(-1) > 250) == (drawn.min(-1) > 250)).mean() > 0.9975  # the outline, and the hole
 
 
 def test_view_starts_as_notebooks_put_it_in_on_a_narrow_page_twice_over(ground, opened):
