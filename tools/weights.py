@@ -22,7 +22,7 @@ from scipy.ndimage import uniform_filter
 
 from sat2dem_core import baselines, terrain
 from sat2dem_core.augment import HURST, views
-from sat2dem_core.batches import Data, processor
+from sat2dem_core.batches import Data
 from sat2dem_core.checkpoints import code_version
 from sat2dem_core.config import Config
 from sat2dem_core.files import replacing
@@ -31,6 +31,7 @@ from sat2dem_core.normalize import Normalization
 from sat2dem_core.mosaic import starts
 from sat2dem_core.prediction import predict
 from sat2dem_core.scenes import ground_sampling_distance, open_scene
+from sat2dem_core.study import provenance
 from sat2dem_core.tiles import Tiles, divide
 from sat2dem_core.training import train
 from sat2dem_core.trust import Domain, Interval
@@ -66,13 +67,13 @@ def main() -> None:
                     rows += _scores(weights, left, open_scene(left), Path(folder), f"without {left}", caution)
         else:
             rows = _make(args.weights, list(SCENES), Path(folder), whole=False)
-    table = pd.DataFrame(rows).assign(seed=RECIPE.seed, code=code_version(), machine=f"{processor()}, torch {torch.__version__}")
+    table = pd.DataFrame(rows).assign(seed=RECIPE.seed, **provenance())
     if args.table.exists():
         before = pd.read_csv(args.table)
         table = pd.concat([before[~before.trained.isin(table.trained)], table], ignore_index=True)
     with replacing(args.table) as beside:
         table.to_csv(beside, index=False, float_format="%.6g")
-    print(table.drop(columns=["code", "machine"]).round(3).to_string())
+    print(table.drop(columns=list(provenance())).round(3).to_string())
 
 
 def _make(path: Path, names: list[str], folder: Path, whole: bool) -> list[dict]:
