@@ -35,17 +35,6 @@ def window(size: int) -> np.ndarray:
     return np.outer(side, side).astype(np.float32)
 
 
-def shared_ground(a: tuple[int, int], b: tuple[int, int], size: int) -> tuple[tuple[slice, slice], tuple[slice, slice]] | None:
-    """The part of each of two tiles that lies on the other, from their corners; None where they do not meet."""
-    spans = []
-    for at, other in zip(a, b):
-        shift = other - at
-        if abs(shift) >= size:
-            return None
-        spans.append((slice(max(shift, 0), size + min(shift, 0)), slice(max(-shift, 0), size + min(-shift, 0))))
-    return (spans[0][0], spans[1][0]), (spans[0][1], spans[1][1])
-
-
 def step_between(a: np.ndarray, b: np.ndarray, weight: np.ndarray) -> tuple[float, float]:
     """By how much ``a`` stands above ``b`` where both are known (NaN elsewhere), and the summed weight of that ground."""
     known = ~(np.isnan(a) | np.isnan(b))
