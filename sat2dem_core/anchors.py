@@ -17,7 +17,7 @@ from pyproj import CRS, Transformer
 from rasterio.enums import Resampling
 from rasterio.errors import RasterioError
 from rasterio.warp import reproject
-from scipy.ndimage import map_coordinates
+from scipy.ndimage import distance_transform_edt, map_coordinates
 
 from sat2dem_core.errors import InvalidAnchors, choose
 from sat2dem_core.imagery import Image
@@ -109,10 +109,9 @@ def fit_anchors(source: str | os.PathLike, surface: str | None, store: Path, ima
     if kind == "cells":
         filled = np.full(size, np.nan)
         filled[table.row // cell, table.column // cell] = apart
-        order = 1 if len(table) >= 6 else 0
-        smooth = _polynomial(table, apart, shape, order, source)
-        holes = np.argwhere(np.isnan(filled))  # where the DEM or the prediction is missing: the plane through the rest
-        filled[tuple(holes.T)] = _terms(*(holes.T * cell + cell // 2), shape, order) @ smooth
+        # Where the DEM or the prediction is missing, as the nearest cell has it.
+        nearest = distance_transform_edt(np.isnan(filled), return_distances=False, return_indices=True)
+        filled = filled[tuple(nearest)]
         fit = Fit(kind, np.empty(0), shape, filled, cell)
         for _ in range(2):  # interpolated, the corrections miss the cells' means a little
             filled[table.row // cell, table.column // cell] += _cell_residuals(fit, table, apart)

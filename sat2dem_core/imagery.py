@@ -249,7 +249,7 @@ def _look(image: Image, dtype: str, stretch: tuple[float, float] | None) -> Imag
             "white; choose others with --stretch", stacklevel=3,
         )
     red, _, blue = values[:, seen].astype(np.float32)
-    if (blue > red).mean() > 0.95:
+    if (blue > red).mean() > 0.9:
         warnings.warn(
             f"{image.path}: blue is brighter than red almost everywhere, so the band order may be wrong; bands "
             f"{', '.join(map(str, image.bands))} were taken for red, green, blue", stacklevel=3,
