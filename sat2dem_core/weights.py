@@ -128,7 +128,7 @@ def _fetched(address: str) -> Path:
     if not fragment.startswith("sha256=") or len(fragment) != 71:
         raise UnsafeWeights(f"{address} has no checksum: write {url}#sha256=<64 digits>, as whoever offers the weights states it")
     name = f"{fragment[7:19]}-{Path(urlparse(url).path).name or 'weights'}"
-    return fetch(url, downloads("weights") / name, f"sha256:{fragment[7:]}")
+    return fetch(url, downloads("fetched-weights") / name, f"sha256:{fragment[7:]}")
 
 
 def _load(path: Path) -> Weights:

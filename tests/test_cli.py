@@ -200,3 +200,33 @@ def store_like_the_papers(tmp_path_factory):
                   "links": {"self": f"{server.url}/Iberian_tiles.zip"}}]
         (folder / "14647632").write_text(json.dumps({"metadata": {"license": {"id": "cc-by-4.0"}}, "files": files}))
         yield f"{server.url}/14647632"
+
+
+def test_predict_needs_nothing_but_an_image(tmp_path, capsys):
+    """The embedded image with the weights that ship, and then with known heights."""
+    image, out = data_folder("rocky-mountain") / "rmnp-rgb.tif", tmp_path / "dem.tif"
+    assert main(["predict", str(image), str(out)]) == 0
+    told = capsys.readouterr()
+    assert re.search(r"dem\.tif: relative heights at 145\.\d+ m, \d+% outside of the model's domain", told.out)
+    with rasterio.open(out) as file:
+        heights = file.read(1, masked=True)
+        assert file.count == 3 and file.tags()["MODEL"] == "relief" and abs(heights.min()) < 1e-3 and 500 < heights.max() < 3000
+    assert main(["predict", str(image), str(out)]) == 1
+    assert "--overwrite" in capsys.readouterr().err
+    anchored = ["--anchors", str(data_folder("rocky-mountain") / "rmnp-dem.tif"), "--overwrite"]
+    assert main(["predict", str(image), str(out), *anchored]) == 0
+    assert re.search(r"absolute heights.*\n\d+ anchors, surface cells: RMSE \d+\.\d\d m", capsys.readouterr().out)
+
+
+def test_predict_takes_a_run_and_says_what_is_wrong(run, tmp_path, write_raster, picture, capsys):
+    bands, coarse = np.concatenate([picture, picture[:1]]), rasterio.transform.from_origin(450_000, 4_480_000, 146, 146)
+    image, out = write_raster("image.tif", bands, transform=coarse, photometric="MINISBLACK"), tmp_path / "dem.zarr"
+    command = ["predict", str(image), str(out), "--weights", str(run)]
+    for more, word in (
+        ([], "--bands"), (["--bands", "1,2,9"], "no band 9"), (["--bands", "1,2,3", "--nodata", "x"], "give a number, or none"),
+        (["--bands", "1,2,3", "--anchors", "1,2,3"], "no anchor lies on"), (["--bands", "1,2,3", "--weights", "x"], "unknown weights"),
+    ):
+        assert main([*command, *more]) == 1
+        assert word in capsys.readouterr().err and not out.exists()
+    assert main([*command, "--bands", "1,2,3", "--gsd", "150", "--no-caution", "--stretch", "0", "255", "--sun", "200"]) == 0
+    assert "relative heights at 150" in capsys.readouterr().out and (out / "zarr.json").exists()

@@ -93,6 +93,6 @@ def test_wheel_carries_the_sample_and_the_stored_tables(tmp_path):
     names = set(zipfile.ZipFile(wheel).namelist())
     shipped = {
         f"sat2dem_core/data/{folder}/{path.name}"
-        for folder in ("rocky-mountain", "results") for path in (ROOT / "data" / folder).iterdir()
+        for folder in ("rocky-mountain", "results", "weights") for path in (ROOT / "data" / folder).iterdir()
     }
     assert shipped | {"sat2dem_core/view3d.html"} <= names
