@@ -112,7 +112,7 @@ def claimed(folder: Path) -> Iterator[None]:
             except BlockingIOError:
                 if time.monotonic() > patience:
                     os.close(handle)
-                    said = f"another process is training in {folder}: wait for it, or choose another folder"
+                    said = f"another process is at work in {folder}: wait for it, or choose another folder"
                     raise RunBusy(said) from None
                 time.sleep(0.1)
     try:

@@ -75,7 +75,7 @@ class RunExists(Sat2DEMError):
 
 
 class RunBusy(Sat2DEMError):
-    """Another process is training in the run's folder."""
+    """Another process is at work in the folder of a run or a prediction."""
 
 
 class LostProcess(Sat2DEMError):

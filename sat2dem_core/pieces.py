@@ -93,9 +93,9 @@ def _ensemble(members: list[Weights], tiles: np.ndarray, batch: int, mirrored: t
             meters = (scale.height_above_minimum(out) if member.relative else scale.inverse(out)).numpy()
             answers.append(np.flip(meters.swapaxes(1, 2) if turned else meters, mirrored))
     stack = np.where(seen, np.stack(answers), np.nan)  # (members, N, T, T)
-    middle = np.nanmean(stack, (2, 3), keepdims=True) if members[0].relative else 0.0  # each has a level of its own
-    mean = (stack - middle).mean(0)
-    return mean + np.mean(middle, 0), (stack - middle).std(0)
+    # In relief each answer has a level of its own.
+    middle = np.nanmean(stack, (2, 3), keepdims=True) if members[0].relative else np.zeros((1, 1, 1, 1))
+    return (stack - middle).mean(0) + middle.mean(0), (stack - middle).std(0)
 
 
 def _step(plan: Plan, a: np.ndarray, b: np.ndarray, at: tuple[int, int], other: tuple[int, int]) -> tuple[float, float]:

@@ -14,7 +14,8 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from tqdm import tqdm
 
 from sat2dem_core import rasters
 from sat2dem_core.anchors import Fit, fit_anchors
+from sat2dem_core.checkpoints import claimed
 from sat2dem_core.errors import InvalidConfig, NoTiles, OutputExists
 from sat2dem_core.files import cannot_write, replacing
 from sat2dem_core.imagery import Image, open_image
@@ -72,7 +74,8 @@ def predict(
         image: any raster that GDAL reads; see :func:`sat2dem_core.imagery.open_image` for it and for ``bands``, ``stretch``,
             ``nodata`` and ``gsd``.
         out: the file to write: ``….tif``, or ``….zarr``.
-        weights: see :func:`sat2dem_core.weights.load_weights`; several are an ensemble.
+        weights: see :func:`sat2dem_core.weights.load_weights`; several are an ensemble, whose members differ in their seed. Its
+            interval is calibrated for the first alone, and so on the wide side.
         sun: azimuth when the image was taken, degrees clockwise from north. Without it, south-east on the northern
             hemisphere and north-east on the southern, where it stands in the morning.
         anchors, surface: see :func:`sat2dem_core.anchors.fit_anchors`.
@@ -88,6 +91,7 @@ def predict(
         OutputExists: something stands at ``out``.
         NoTiles: the image is smaller than a tile.
         CannotWrite: the disk is full, say; the same command goes on from there.
+        RunBusy: another process is making the same file.
         UnreadableRaster, MissingCRS, UnsupportedImagery, UnknownName, InvalidAnchors: see the functions named above.
     """
     out = Path(out)
@@ -97,12 +101,14 @@ def predict(
         raise OutputExists(f"{out} exists: give another name, or --overwrite to replace it")
     if not 0 <= overlap < 0.9:
         raise InvalidConfig(f"overlap is {overlap}: give a share of a tile's side from 0 to below 0.9")
+    if batch < 1:
+        raise InvalidConfig(f"batch is {batch}: give 1 or more tiles")
     sources = [weights] if isinstance(weights, str | os.PathLike) else list(weights)
     members = [load_weights(source) for source in sources]
     first = _alike(members, sources)
     picture = open_image(image, *first.gsd, bands=bands, stretch=stretch, nodata=nodata, gsd=gsd)
     plan = _plan(picture, members, sources, sun, overlap, batch, out)
-    with _folder(plan) as folder:
+    with _parts(plan) as folder:
         strips = _stage("strip", predict_strip, plan, range(len(plan.rows)), client, progress)
         levels, groups = find_levels(plan, strips, _stage("joint", measure_joint, plan, range(len(plan.rows) - 1), client, progress), first)
         rasters.scratch(folder / "mosaic.zarr", plan.image, ROWS)
@@ -162,31 +168,27 @@ def _plan(
     return Plan(picture, tuple(map(str, sources)), checksums, mirrored, rows, columns, size, batch, str(folder))
 
 
-class _folder:
+@contextmanager
+def _parts(plan: Plan) -> Iterator[Path]:
     """The folder beside the result where parts collect: kept when interrupted, removed at the end.
 
     It is emptied where it holds parts of another prediction.
     """
-
-    def __init__(self, plan: Plan):
-        source = Path(plan.image.path).stat()
-        told = asdict(plan) | {"batch": None, "size": source.st_size, "changed": source.st_mtime_ns}
-        self.path, self.key = Path(plan.folder), json.dumps(told, sort_keys=True, default=str)
-
-    def __enter__(self) -> Path:
-        file = self.path / "plan.json"
-        if self.path.exists() and (not file.exists() or file.read_text() != self.key):
-            shutil.rmtree(self.path)
-        if not file.exists():
-            with replacing(file) as beside:
-                beside.write_text(self.key)
-        return self.path
-
-    def __exit__(self, kind, error, trace) -> None:
-        if kind is None:
-            shutil.rmtree(self.path, ignore_errors=True)
-        elif isinstance(error, OSError):
-            raise cannot_write(self.path, error) from error
+    source = Path(plan.image.path).stat()
+    told = asdict(plan) | {"batch": None, "size": source.st_size, "changed": source.st_mtime_ns}
+    folder, key = Path(plan.folder), json.dumps(told, sort_keys=True, default=str)
+    try:
+        with claimed(folder):
+            file = folder / "plan.json"
+            if not file.exists() or file.read_text() != key:
+                for old in folder.iterdir():
+                    shutil.rmtree(old) if old.is_dir() else old.unlink()
+                with replacing(file) as beside:
+                    beside.write_text(key)
+            yield folder
+            shutil.rmtree(folder, ignore_errors=True)
+    except OSError as error:
+        raise cannot_write(folder, error) from error
 
 
 def _stage(

@@ -27,13 +27,13 @@ CACHE = 64  # MB that GDAL may keep; its default, a twentieth of the memory, is 
 
 
 def scratch(path: Path, image: Image, rows: int) -> zarr.Group:
-    """Arrays for a mosaic, unless they are there."""
-    group = zarr.open_group(path, mode="a")
+    """Arrays for a mosaic, unless they are there; format 2, which GDAL and both generations of zarr read."""
+    group = zarr.open_group(path, mode="a", zarr_format=2)
     for name in BANDS:
-        group.require_array(
-            name, shape=(image.height, image.width), chunks=(rows, min(COLUMNS, image.width)), dtype="float32",
-            fill_value=np.nan, dimension_names=("y", "x"),
+        array = group.require_array(
+            name, shape=(image.height, image.width), chunks=(rows, min(COLUMNS, image.width)), dtype="float32", fill_value=np.nan,
         )
+        array.attrs["_ARRAY_DIMENSIONS"] = ["y", "x"]
     return group
 
 
@@ -92,12 +92,14 @@ def write_zarr(
         for name, places in {
             "x": transform.c + transform.a * (np.arange(image.width) + 0.5), "y": transform.f + transform.e * (np.arange(image.height) + 0.5),
         }.items():
-            group.create_array(name, data=places, dimension_names=(name,))
+            group.create_array(name, data=places).attrs["_ARRAY_DIMENSIONS"] = [name]
         if image.crs is not None:
-            where = group.create_array("spatial_ref", data=np.array(0, np.int32), dimension_names=())
-            where.attrs.update(CRS.from_wkt(image.crs).to_cf() | {"GeoTransform": " ".join(map(repr, transform.to_gdal()))})
+            where = group.create_array("spatial_ref", data=np.array(0, np.int32))
+            where.attrs.update({"_ARRAY_DIMENSIONS": []} | CRS.from_wkt(image.crs).to_cf() | {"GeoTransform": " ".join(map(repr, transform.to_gdal()))})
         for name, unit in BANDS.items():
             group[name].attrs.update({"units": unit, "coordinates": "spatial_ref", "grid_mapping": "spatial_ref"})
+            if image.crs is not None:
+                group[name].attrs["_CRS"] = {"wkt": image.crs}  # where GDAL looks for it
         spans = [(top, min(top + rows, image.height)) for top in range(0, image.height, rows)]
         if client is None:
             done = (_fill(str(part), finish, *span) for span in spans)
@@ -105,7 +107,7 @@ def write_zarr(
             done = (future.result() for future in [client.submit(_fill, str(part), finish, *span, pure=False) for span in spans])
         for _ in tqdm(done, total=len(spans), desc="writing", disable=not progress):
             pass
-        zarr.consolidate_metadata(part)
+        zarr.consolidate_metadata(part, zarr_format=2)
         before = out.with_name(f".{out.name}.{os.getpid()}")
         with suppress(FileNotFoundError):
             out.replace(before)

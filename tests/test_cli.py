@@ -229,4 +229,4 @@ def test_predict_takes_a_run_and_says_what_is_wrong(run, tmp_path, write_raster,
         assert main([*command, *more]) == 1
         assert word in capsys.readouterr().err and not out.exists()
     assert main([*command, "--bands", "1,2,3", "--gsd", "150", "--no-caution", "--stretch", "0", "255", "--sun", "200"]) == 0
-    assert "relative heights at 150" in capsys.readouterr().out and (out / "zarr.json").exists()
+    assert "relative heights at 150" in capsys.readouterr().out and (out / ".zmetadata").exists()

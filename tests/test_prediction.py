@@ -1,5 +1,8 @@
 import subprocess
 import sys
+from dataclasses import replace
+from os import environ
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,10 +12,13 @@ import xarray as xr
 from dask.distributed import Client
 
 from sat2dem_core import pieces, prediction
-from sat2dem_core.errors import CannotWrite, InvalidConfig, NoTiles, OutputExists, UnsupportedImagery
+from sat2dem_core.checkpoints import claimed
+from sat2dem_core.errors import CannotWrite, InvalidConfig, NoTiles, OutputExists, RunBusy, UnsupportedImagery
 from sat2dem_core.mosaic import starts
 from sat2dem_core.prediction import predict
 from sat2dem_core.scenes import data_folder, open_scene
+from sat2dem_core.training import train
+from sat2dem_core.weights import DEFAULT, pack
 
 
 def bands(path) -> np.ndarray:
@@ -55,9 +61,6 @@ def test_gdals_own_tools_find_nothing_to_complain_about(made, require_system):
 
 
 def _path():
-    from os import environ
-    from pathlib import Path
-
     return environ | {"PATH": f"{Path(sys.executable).parent}:{environ['PATH']}"}
 
 
@@ -125,6 +128,13 @@ def test_an_interrupted_prediction_goes_on_where_it_stopped(made, monkeypatch):
     assert done == [0, 1, 2, 3, 3, 4, 5, 6] and np.array_equal(bands(result.path), whole)
 
 
+def test_two_processes_do_not_make_one_file(made, tmp_path, monkeypatch):
+    monkeypatch.setattr("sat2dem_core.checkpoints.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("sat2dem_core.checkpoints.time.monotonic", iter(range(0, 10**6, 2)).__next__)
+    with claimed(parts(tmp_path / "dem.tif")), pytest.raises(RunBusy, match="another process is at work"):
+        made("dem.tif")
+
+
 def test_parts_of_another_prediction_are_not_used(made, tmp_path, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
@@ -167,11 +177,11 @@ def test_the_sun_decides_how_a_tile_is_mirrored(made, hills, tmp_path, tiny_weig
 
 def test_zarr_and_a_cluster_give_what_a_file_gives(made):
     whole = bands(made("a.tif").path)
-    with Client(n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None) as client:
+    with Client(n_workers=2, threads_per_worker=1, dashboard_address=None) as client:
         stores = made("local.zarr").path, made("cluster.zarr", client=client).path
         assert np.abs(bands(made("b.tif", client=client).path) - whole).max() < 1e-3
     for store in stores:
-        dem = xr.open_zarr(store)
+        dem = xr.open_zarr(store, consolidated=True)
         assert dem.rio.crs.to_epsg() == 32613 and dem.attrs["heights"] == "relative" and dem.elevation.dims == ("y", "x")
         assert np.abs(np.stack([dem[name].values for name in ("elevation", "interval", "distance")]) - whole).max() < 1e-3
         assert dem.rio.bounds() == pytest.approx((450_000, 4_476_160, 454_800, 4_480_000))
@@ -217,6 +227,16 @@ def test_an_ensemble_is_the_mean_of_its_members(made, tiny_weights):
     assert np.abs(bands(both.path) - one).max() < 1e-3 and both.tags["MODEL"].count(",") == 1
 
 
+def test_weights_that_know_heights_need_no_levels(hills, hills_image, small, tmp_path):
+    run = train(replace(small, normalization="global"), scene=hills, run=tmp_path / "run", progress=False)
+    made = predict(hills_image, tmp_path / "dem.tif", pack(run.folder, run.data), progress=False)
+    assert made.tags["HEIGHTS"] == "absolute" and made.tags["RELIEF_LOWERED_TO"] == "100%"
+    heights, (low, high) = bands(made.path)[0], (float(hills.dem.min()), float(hills.dem.max()))
+    assert low <= heights.min() < heights.max() <= high
+    with pytest.raises(InvalidConfig, match="differ in tile, ground sampling distance or normalization"):
+        predict(hills_image, tmp_path / "o.tif", [pack(run.folder), DEFAULT], progress=False)
+
+
 def test_images_too_small_or_too_empty_and_bad_settings_are_refused(made, tmp_path, write_raster, picture, tiny_weights):
     with pytest.raises(NoTiles, match=r"20 x 80 px at 30 m, smaller than one tile of 32 x 32 px \(0.96 km\)"):
         predict(write_raster("small.tif", picture[:, :20]), tmp_path / "o.tif", tiny_weights, progress=False)
@@ -225,5 +245,6 @@ def test_images_too_small_or_too_empty_and_bad_settings_are_refused(made, tmp_pa
         predict(write_raster("empty.tif", picture, nodata=0), tmp_path / "o.tif", tiny_weights, progress=False)
     with pytest.raises(InvalidConfig, match=".tif or .zarr"):
         made("dem.png")
-    with pytest.raises(InvalidConfig, match="overlap"):
-        made(overlap=1.0)
+    for wrong in ({"overlap": 1.0}, {"batch": 0}):
+        with pytest.raises(InvalidConfig, match=next(iter(wrong))):
+            made(**wrong)
