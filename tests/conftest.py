@@ -191,8 +191,8 @@ def api(world, require_system):
 
 @pytest.fixture(scope="session")
 def tiny_weights(tmp_path_factory, trained) -> Path:
-    """Weights of ``trained``: tiles of 32 px at 30 m, relief."""
-    return pack(trained.folder, trained.data)
+    """Weights of a copy of ``trained``, in the run's folder: tiles of 32 px at 30 m, relief."""
+    return pack(shutil.copytree(trained.folder, tmp_path_factory.mktemp("packed") / "run"), trained.data)
 
 
 @pytest.fixture

@@ -29,8 +29,8 @@ def test_the_weights_that_ship_are_small_half_precision_and_say_what_they_are():
 
 def test_a_run_is_packed_once_and_answers_as_its_checkpoint_does(trained, tiny_weights):
     before = tiny_weights.stat().st_mtime_ns
-    assert pack(trained.folder) == tiny_weights and tiny_weights.stat().st_mtime_ns == before
-    weights = load_weights(trained.folder)
+    assert pack(tiny_weights.parent) == tiny_weights and tiny_weights.stat().st_mtime_ns == before
+    weights = load_weights(tiny_weights.parent)
     rgb = trained.data.test.rgb
     assert np.allclose(weights.model.predict(rgb), load_model(trained.folder).predict(rgb), atol=5e-3)  # half precision
     assert weights.gsd == pytest.approx((30, 30), rel=2e-3) and weights.unit(123.0) == 1.0 and weights.interval.factor == 0
