@@ -92,7 +92,9 @@ def fit_anchors(source: str | os.PathLike, surface: str | None, store: Path, ima
         UnknownName: no such surface.
     """
     if image.crs is None:
-        raise InvalidAnchors(f"{image.path} lies nowhere on Earth, so anchors have no place in it: give it a CRS and a geotransform")
+        raise InvalidAnchors(
+            f"{image.path} lies nowhere on Earth, so anchors have no place in it: give it a CRS and a geotransform"
+        )
     path, relief = Path(source), zarr.open_group(store, mode="r")["elevation"]
     point = _one(str(source))
     raster = point is None and path.suffix.lower() not in (".csv", *VECTORS)
@@ -146,8 +148,8 @@ def _polynomial(table: pd.DataFrame, apart: np.ndarray, shape: tuple[int, int], 
     terms = _terms(table.row.to_numpy(), table.column.to_numpy(), shape, order)
     if len(apart) < terms.shape[1] or np.linalg.matrix_rank(terms) < terms.shape[1]:
         raise InvalidAnchors(
-            f"{source} has {len(apart)} anchor(s) on predicted ground, too few or too much in a row for a {_name(order)}: give more, or "
-            "choose the surface offset"
+            f"{source} has {len(apart)} anchor(s) on predicted ground, too few or too much in a row for a {_name(order)}: "
+            "give more, or choose the surface offset"
         )
     trust = np.ones(len(apart))
     for _ in range(20):
@@ -203,7 +205,8 @@ def _vector(path: Path) -> pd.DataFrame:
     heights = names["height"] if "height" in names else shapely.get_z(points)
     table = pd.DataFrame({"x": shapely.get_x(points), "y": shapely.get_y(points), "height": np.asarray(heights, float)})
     if table.height.isna().any():
-        raise InvalidAnchors(f"{path}: point {int(table.height.isna().idxmax()) + 1} has no height; give a field 'height', or points with z")
+        number = int(table.height.isna().idxmax()) + 1
+        raise InvalidAnchors(f"{path}: point {number} has no height; give a field 'height', or points with z")
     if meta["crs"] is None:
         raise InvalidAnchors(f"{path} has no CRS: set it with ogr2ogr -a_srs")
     to_degrees = Transformer.from_crs(CRS.from_user_input(meta["crs"]), "EPSG:4326", always_xy=True)
@@ -253,7 +256,8 @@ def _cells(path: Path, relief, image: Image, amplitude: float) -> tuple[pd.DataF
         padded = np.pad(rows, ((0, cell - len(rows)), (0, size[1] * cell - rows.shape[1])), constant_values=np.nan)
         squares = padded.reshape(cell, size[1], cell).swapaxes(0, 1).reshape(size[1], -1)
         for column in np.flatnonzero((~np.isnan(squares)).mean(1) >= SHOWN):
-            found.append((number * cell + cell // 2, column * cell + cell // 2, wanted[number, column], np.nanmean(squares[column])))
+            center = number * cell + cell // 2, column * cell + cell // 2
+            found.append((*center, wanted[number, column], np.nanmean(squares[column])))
     table = pd.DataFrame(found, columns=["row", "column", "height", "predicted"])
     return _known(table[table.height.notna()].reset_index(drop=True), path, image), cell, size
 
@@ -271,7 +275,8 @@ def _pixel(own: Affine, crs, image: Image) -> tuple:
 def _check_heights(heights: np.ndarray, source) -> None:
     if len(heights) and (np.nanmin(heights) < LOWEST or np.nanmax(heights) > HIGHEST):
         raise InvalidAnchors(
-            f"{source} holds heights from {np.nanmin(heights):g} to {np.nanmax(heights):g}, which are none in meters: mend or remove them"
+            f"{source} holds heights from {np.nanmin(heights):g} to {np.nanmax(heights):g}, which are none in meters: "
+            "mend or remove them"
         )
 
 

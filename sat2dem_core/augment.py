@@ -72,7 +72,8 @@ def views(
         if np.isnan(ground).any():
             misses += 1
             if misses > 50 * count + 1000:
-                raise NoTiles(f"{scene.attrs.get('name', 'the scene')} has nodata wherever a tile of {size} px might lie: choose smaller tiles")
+                name = scene.attrs.get("name", "the scene")
+                raise NoTiles(f"{name} has nodata wherever a tile of {size} px might lie: choose smaller tiles")
             continue
         rgb.append((pixels if plain else _relit(pixels, rng)).round().clip(0, 255).astype(np.uint8))
         heights.append((ground[0] - ground.min()) / relief_unit(gsd))

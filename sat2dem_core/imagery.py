@@ -164,7 +164,8 @@ def open_image(
                 f"{path} has pixels of {own:.3g} m, the model knows {finest:.3g} to {coarsest:.3g} m: it is resampled to "
                 f"{work:.3g} m, {'and finer detail is lost' if own < work else 'which adds no detail: expect little'}", stacklevel=2,
             )
-        straight = transform.b == transform.d == 0 and transform.e < 0 < transform.a and 0.97 < ratio < 1.03 and not crs.is_geographic
+        upright = transform.b == transform.d == 0 and transform.e < 0 < transform.a
+        straight = upright and 0.97 < ratio < 1.03 and not crs.is_geographic
         if not (straight and abs(own / work - 1) < 0.01):
             transform, width, height, crs = _grid(crs, transform, width, height, own, work, straight)
             own, _, latitude = _ground(crs, transform, width, height)
@@ -196,7 +197,12 @@ def _bands(file, path: Path, bands: Sequence[int | str] | None) -> tuple[int, in
     chosen = []
     for band in bands:
         text = str(band).strip().lower()
-        number = int(text) if text.isdigit() else names.index(text) + 1 if text in names else find(text) if text in NAMES else None
+        if text.isdigit():
+            number = int(text)
+        elif text in names:
+            number = names.index(text) + 1
+        else:
+            number = find(text) if text in NAMES else None
         if number is None or not 1 <= number <= file.count:
             known = ", ".join(filter(None, file.descriptions)) or "no names"
             raise UnsupportedImagery(f"{path} has no band {band}: it has {file.count}, with {known}")
@@ -209,8 +215,8 @@ def _bands(file, path: Path, bands: Sequence[int | str] | None) -> tuple[int, in
 def _ground(crs, transform: Affine, width: int, height: int) -> tuple[float, float, float]:
     """Ground sampling distance at the center (meters, of a square of the pixel's area), its aspect ratio, and the latitude."""
     to_degrees = Transformer.from_crs(CRS.from_user_input(crs), "EPSG:4326", always_xy=True)
-    middle = width / 2, height / 2
-    ends = [(middle[0] - 0.5, middle[1]), (middle[0] + 0.5, middle[1]), (middle[0], middle[1] - 0.5), (middle[0], middle[1] + 0.5)]
+    x, y = width / 2, height / 2
+    ends = [(x - 0.5, y), (x + 0.5, y), (x, y - 0.5), (x, y + 0.5)]
     lon, lat = to_degrees.transform(*zip(*(transform * end for end in ends)))
     along, down = Geod(ellps="WGS84").inv(lon[::2], lat[::2], lon[1::2], lat[1::2])[2]
     return math.sqrt(along * down), along / down, sum(lat) / 4
@@ -228,7 +234,8 @@ def _grid(crs, transform: Affine, width: int, height: int, own: float, work: flo
     utm = rasterio.crs.CRS.from_epsg((32600 if lat >= 0 else 32700) + int((lon + 180) // 6) % 60 + 1)
     corners = [transform * corner for corner in ((0, 0), (width, 0), (0, height), (width, height))]
     xs, ys = zip(*corners)
-    made, columns, rows = calculate_default_transform(crs, utm, width, height, min(xs), min(ys), max(xs), max(ys), resolution=work)
+    bounds = min(xs), min(ys), max(xs), max(ys)
+    made, columns, rows = calculate_default_transform(crs, utm, width, height, *bounds, resolution=work)
     return made, columns, rows, utm
 
 

@@ -70,7 +70,8 @@ def predict_strip(plan: Plan, number: int) -> dict[str, Any]:
     file = plan.strip(number)
     with replacing(file) as beside, beside.open("wb") as stream:
         np.savez(stream, heights=heights, spread=spread, distance=distance, present=present)
-    steps = [_step(plan, a, b, (0, left), (0, right)) for a, b, left, right in zip(heights, heights[1:], plan.columns, plan.columns[1:])]
+    neighbors = zip(heights, heights[1:], plan.columns, plan.columns[1:])
+    steps = [_step(plan, a, b, (0, left), (0, right)) for a, b, left, right in neighbors]
     return {"steps": steps, "present": present.tolist(), "distances": distance[present].tolist()}
 
 
@@ -122,7 +123,8 @@ def find_levels(plan: Plan, strips: list[dict], joints: list[dict], weights: Wei
     if not present.any():
         raise UnsupportedImagery(f"{plan.image.path} shows nothing in a whole tile: give an image with less nodata")
     number = np.arange(down * across).reshape(down, across)
-    pairs = np.concatenate([np.stack([number[:, :-1], number[:, 1:]], -1).reshape(-1, 2), np.stack([number[:-1], number[1:]], -1).reshape(-1, 2)])
+    beside, below = (number[:, :-1], number[:, 1:]), (number[:-1], number[1:])
+    pairs = np.concatenate([np.stack(part, -1).reshape(-1, 2) for part in (beside, below)])
     told = [step for part in (*strips, *joints) for step in part["steps"]]
     steps, weight = np.array(told).reshape(-1, 2).T
     met = weight > 0
@@ -133,7 +135,8 @@ def find_levels(plan: Plan, strips: list[dict], joints: list[dict], weights: Wei
     if count > 1:
         cause = "nodata parts" if met.any() else "tiles that do not overlap part"
         warnings.warn(
-            f"{cause} {plan.image.path} into {count} areas: relative heights of one say nothing about those of another", stacklevel=3
+            f"{cause} {plan.image.path} into {count} areas: relative heights of one say nothing about those of another",
+            stacklevel=3,
         )
     return levels.reshape(down, across), count
 

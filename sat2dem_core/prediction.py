@@ -110,7 +110,8 @@ def predict(
     plan = _plan(picture, members, sources, sun, overlap, batch, out)
     with _parts(plan) as folder:
         strips = _stage("strip", predict_strip, plan, range(len(plan.rows)), client, progress)
-        levels, groups = find_levels(plan, strips, _stage("joint", measure_joint, plan, range(len(plan.rows) - 1), client, progress), first)
+        joints = _stage("joint", measure_joint, plan, range(len(plan.rows) - 1), client, progress)
+        levels, groups = find_levels(plan, strips, joints, first)
         rasters.scratch(folder / "mosaic.zarr", plan.image, ROWS)
         blocks = _stage("block", blend_block, plan, range(plan.blocks), client, progress, levels)
         distance = float(np.median(np.concatenate([strip["distances"] for strip in strips])))
@@ -118,8 +119,9 @@ def predict(
         amplitude = factor / max(1.0, distance if caution and first.relative else 1.0)
         if amplitude < factor:
             warnings.warn(
-                f"{image} is unlike what the model was trained on (its distance is {distance:.2g}, more than 1 is outside): relief is "
-                f"lowered to {amplitude / factor:.0%}, as the model cannot know how rugged such ground is; --no-caution leaves it",
+                f"{image} is unlike what the model was trained on (its distance is {distance:.2g}, more than 1 is outside): "
+                f"relief is lowered to {amplitude / factor:.0%}, as the model cannot know how rugged such ground is; "
+                "--no-caution leaves it",
                 stacklevel=2,
             )
         fit = fit_anchors(anchors, surface, folder / "mosaic.zarr", plan.image, amplitude) if anchors is not None else None
@@ -153,8 +155,8 @@ def _plan(
     size = members[0].model.config.tile
     if min(picture.height, picture.width) < size:
         raise NoTiles(
-            f"{picture.path} is {picture.height} x {picture.width} px at {picture.gsd:.3g} m, smaller than one tile of {size} x {size} px "
-            f"({size * picture.gsd / 1000:.3g} km): give a larger image"
+            f"{picture.path} is {picture.height} x {picture.width} px at {picture.gsd:.3g} m, smaller than one tile of "
+            f"{size} x {size} px ({size * picture.gsd / 1000:.3g} km): give a larger image"
         )
     if sun is None:
         sun = 45.0 if (picture.latitude or 0) < 0 else 135.0
@@ -230,6 +232,7 @@ class _Finish:
 
 def _tags(plan: Plan, members: list[Weights], first: Weights, fit: Fit, anchors, lowered: float) -> dict[str, str]:
     """What the file says about itself."""
+    surroundings = f" of heights about their surroundings, {plan.tile * plan.image.gsd / 1000:.3g} km"
     told = {
         "MODEL": ", ".join(str(member.card.get("name")) for member in members),
         "WEIGHTS_SHA256": ", ".join(member.sha256 for member in members),
@@ -237,7 +240,7 @@ def _tags(plan: Plan, members: list[Weights], first: Weights, fit: Fit, anchors,
         "HEIGHTS": "absolute" if anchors is not None or not first.relative else "relative",
         "IMAGE": Path(plan.image.path).name, "BANDS_USED": ", ".join(map(str, plan.image.bands)),
         "GROUND_SAMPLING_DISTANCE": f"{plan.image.gsd:.6g} m",
-        "INTERVAL": f"{first.interval.share:.0%}" + f" of heights about their surroundings, {plan.tile * plan.image.gsd / 1000:.3g} km" * first.relative,
+        "INTERVAL": f"{first.interval.share:.0%}" + surroundings * first.relative,
         "RELIEF_LOWERED_TO": f"{lowered:.0%}",
         "MIRRORED_FOR_SUN": {(): "no", (-2,): "up-down", (-1,): "left-right"}.get(plan.mirrored, "both ways"),
         "AREA_OR_POINT": "Area",

@@ -18,10 +18,9 @@ from tqdm import tqdm
 from sat2dem_core.files import cannot_write, part_of, replacing
 from sat2dem_core.imagery import Image
 
-BANDS = {
-    "elevation": "m", "interval": "m", "distance": "1",
-}
+BANDS = {"elevation": "m", "interval": "m", "distance": "1"}  # and their units
 NODATA = -9999.0
+Finish = Callable[[int, int], np.ndarray]
 COLUMNS = 1024  # of a chunk
 CACHE = 64  # MB that GDAL may keep; its default, a twentieth of the memory, is gigabytes
 
@@ -38,7 +37,7 @@ def scratch(path: Path, image: Image, rows: int) -> zarr.Group:
 
 
 def write_cog(
-    out: Path, image: Image, finish: Callable[[int, int], np.ndarray], tags: dict[str, str], rows: int, client: Any, progress: bool
+    out: Path, image: Image, finish: Finish, tags: dict[str, str], rows: int, client: Any, progress: bool
 ) -> None:
     """Write a Cloud-Optimized GeoTIFF, some rows at a time, beside its name, then rename it.
 
@@ -52,8 +51,8 @@ def write_cog(
         CannotWrite: the disk is full, say; nothing stands under the name.
     """
     profile = {
-        "driver": "GTiff", "dtype": "float32", "count": len(BANDS), "height": image.height, "width": image.width, "nodata": NODATA,
-        "tiled": True, "blockxsize": 512, "blockysize": rows, "interleave": "band", "bigtiff": "if_safer",
+        "driver": "GTiff", "dtype": "float32", "count": len(BANDS), "height": image.height, "width": image.width,
+        "nodata": NODATA, "tiled": True, "blockxsize": 512, "blockysize": rows, "interleave": "band", "bigtiff": "if_safer",
     }
     if image.crs is not None:
         profile |= {"crs": image.crs, "transform": Affine(*image.transform)}
@@ -77,7 +76,7 @@ def write_cog(
 
 
 def write_zarr(
-    out: Path, image: Image, finish: Callable[[int, int], np.ndarray], tags: dict[str, str], rows: int, client: Any, progress: bool
+    out: Path, image: Image, finish: Finish, tags: dict[str, str], rows: int, client: Any, progress: bool
 ) -> None:
     """Write a Zarr store that xarray opens as a Dataset with coordinates; arguments as for :func:`write_cog`.
 
@@ -89,13 +88,14 @@ def write_zarr(
         group = scratch(part, image, rows)
         group.attrs.update({name.lower(): text for name, text in tags.items()})
         transform = Affine(*image.transform)
-        for name, places in {
-            "x": transform.c + transform.a * (np.arange(image.width) + 0.5), "y": transform.f + transform.e * (np.arange(image.height) + 0.5),
-        }.items():
+        x = transform.c + transform.a * (np.arange(image.width) + 0.5)
+        y = transform.f + transform.e * (np.arange(image.height) + 0.5)
+        for name, places in {"x": x, "y": y}.items():
             group.create_array(name, data=places).attrs["_ARRAY_DIMENSIONS"] = [name]
         if image.crs is not None:
             where = group.create_array("spatial_ref", data=np.array(0, np.int32))
-            where.attrs.update({"_ARRAY_DIMENSIONS": []} | CRS.from_wkt(image.crs).to_cf() | {"GeoTransform": " ".join(map(repr, transform.to_gdal()))})
+            geotransform = " ".join(map(repr, transform.to_gdal()))
+            where.attrs.update({"_ARRAY_DIMENSIONS": []} | CRS.from_wkt(image.crs).to_cf() | {"GeoTransform": geotransform})
         for name, unit in BANDS.items():
             group[name].attrs.update({"units": unit, "coordinates": "spatial_ref", "grid_mapping": "spatial_ref"})
             if image.crs is not None:
@@ -119,7 +119,7 @@ def write_zarr(
         shutil.rmtree(part, ignore_errors=True)
 
 
-def _fill(store: str, finish: Callable[[int, int], np.ndarray], top: int, bottom: int) -> None:
+def _fill(store: str, finish: Finish, top: int, bottom: int) -> None:
     group = zarr.open_group(store, mode="r+")
     for name, values in zip(BANDS, finish(top, bottom)):
         group[name][top:bottom] = values

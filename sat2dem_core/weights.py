@@ -183,8 +183,11 @@ def pack(folder: str | os.PathLike, data: Any = None, most: int = 512) -> Path:
         return path
     data = prepare(model.config) if data is None else data
     if data.fingerprint() != meta["data"]:
-        raise RunExists(f"{folder} was trained on other data than scene {model.config.scene}: pack it with pack(folder, data=...)")
-    train, validation = (np.linspace(0, len(part) - 1, min(most, len(part))).astype(int).tolist() for part in (data.train, data.validation))
+        raise RunExists(
+            f"{folder} was trained on other data than scene {model.config.scene}: pack it with pack(folder, data=...)"
+        )
+    sizes = len(data.train), len(data.validation)
+    train, validation = (np.linspace(0, size - 1, min(most, size)).astype(int).tolist() for size in sizes)
     rgb, dem = data.validation.rgb[validation], torch.as_tensor(np.asarray(data.validation.dem[validation]))
     truth, offset = model.normalization.forward(dem)
     error = model.predict(rgb) - truth

@@ -73,7 +73,7 @@ def test_every_chapter_offers_colab_and_the_notebook_file(pages):
     assert chapters
     for path in chapters:
         links = " ".join(pages[path].links)
-        assert f"colab.research.google.com/github" in links and f"notebooks/{path.stem}.ipynb" in links
+        assert "colab.research.google.com/github" in links and f"notebooks/{path.stem}.ipynb" in links
         assert f"_sources/notebooks/{path.stem}.ipynb" in links
 
 
