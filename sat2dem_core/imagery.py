@@ -127,7 +127,7 @@ def open_image(
     Raises:
         UnreadableRaster, MissingCRS, UnsupportedImagery: see each; all name the file.
     """
-    path = Path(path)
+    path = Path(path).absolute()  # workers may stand elsewhere
     if not path.exists():
         raise UnreadableRaster(f"{path} does not exist: check the path")
     try:

@@ -165,8 +165,9 @@ def _plan(
     mirrored = tuple(axis for axis, wrong in ((-2, azimuth < 90 or azimuth > 270), (-1, azimuth > 180)) if wrong)
     stride = max(1, round(size * (1 - overlap)))
     rows, columns = (tuple(starts(side, size, stride)) for side in (picture.height, picture.width))
-    folder = out.with_name(f".{out.name}.parts")
+    folder = out.absolute().with_name(f".{out.name}.parts")
     checksums = tuple(member.sha256 for member in members)
+    sources = [Path(source).absolute() if Path(source).exists() else source for source in sources]  # workers stand elsewhere
     return Plan(picture, tuple(map(str, sources)), checksums, mirrored, rows, columns, size, batch, str(folder))
 
 
