@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import rasterio
+import shapely
 import zarr
 from affine import Affine
 from pyproj import CRS, Transformer
@@ -191,9 +192,10 @@ def _csv(path: Path, image: Image) -> pd.DataFrame:
 
 
 def _vector(path: Path) -> pd.DataFrame:
-    import pyogrio  # GDAL once more, for vectors; only needed here
-    import shapely
-
+    try:
+        import pyogrio  # here, for it brings GDAL once more, which nothing else needs
+    except ImportError as error:
+        raise InvalidAnchors(f"{path} needs pyogrio: pip install 'sat2dem-core[vectors]', or give a CSV file") from error
     try:
         meta, _, geometry, columns = pyogrio.raw.read(path)
     except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError) as error:

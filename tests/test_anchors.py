@@ -1,4 +1,5 @@
 import json
+import sys
 
 import numpy as np
 import pandas as pd
@@ -131,6 +132,12 @@ def test_vectors_that_do_not_serve_are_named(anchored, tmp_path):
     for name, word in (("line.geojson", "something else than points"), ("flat.geojson", "has no height"), ("none.gpkg", "cannot be read")):
         with pytest.raises(InvalidAnchors, match=word):
             anchored(tmp_path / name)
+
+
+def test_vectors_say_what_they_need_where_it_is_missing(anchored, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyogrio", None)
+    with pytest.raises(InvalidAnchors, match=r"needs pyogrio: pip install"):
+        anchored(tmp_path / "points.gpkg")
 
 
 def test_an_image_that_lies_nowhere_cannot_be_anchored(tmp_path, picture, tiny_weights):
