@@ -45,7 +45,7 @@ install: .venv/installed
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install $(PIP_ARGS) --constraint constraints.txt --editable '.[book,drainage,test]'
+	$(BIN)/python -m pip install $(PIP_ARGS) --constraint constraints.txt --editable '.[book,drainage,vectors,test]'
 	touch $@
 
 clean:
