@@ -63,7 +63,7 @@ def main() -> None:
                 at = known[rng.choice(len(known), count, replace=False)]
                 table = {"x": region.x.values[at[:, 1]], "y": region.y.values[at[:, 0]], "height": truth[tuple(at.T)]}
                 pd.DataFrame(table).to_csv(folder / "points.csv", index=False)
-                rows.append({"anchors": f"{count} points", "surface": surface, "draw": draw} | scores(folder / "points.csv", surface))
+                rows.append({"anchors": f"{count} point" + "s" * (count > 1), "surface": surface, "draw": draw} | scores(folder / "points.csv", surface))
     table = pd.DataFrame(rows)
     print(table.groupby(["anchors", "surface"])[["MAE", "MAE without image", "coverage"]].mean().round(2).to_string())
     with replacing(Path(sys.argv[1])) as beside:
