@@ -138,6 +138,7 @@ It was calibrated on Zion alone, of heights about their surroundings, one tile w
 
 - Two scenes of the western United States, in summer light, almost without cloud, snow or city. Anything else is foreign.
 - The sun is taken to stand in the south-east (mirrored to there from elsewhere, see `sun=`).
+- Rugged ground suits them; for gentle ground look at the validation row above before use.
 - Relief, not height, unless anchored; over many tiles it drifts.
 - Zion's elevation is of 90 m: nothing finer was learned.
 - Not for flood, avalanche or any other safety.
