@@ -58,15 +58,16 @@ def predict_strip(plan: Plan, number: int) -> dict[str, Any]:
     """Predict a row of tiles."""
     members, size = _models(plan.weights, plan.checksums), plan.tile
     rgb, seen = plan.image.read(plan.rows[number], 0, size, plan.image.width)
-    shown = [seen[:, at : at + size] for at in plan.columns]
-    present = np.array([part.mean() >= SEEN for part in shown])
+    present = np.array([seen[:, at : at + size].mean() >= SEEN for at in plan.columns])
     heights = np.full((len(plan.columns), size, size), np.nan, np.float32)
     spread, distance = np.zeros_like(heights), np.zeros(len(heights))
-    if present.any():
-        tiles = np.stack([_filled(rgb[:, :, at : at + size], part) for at, part, ok in zip(plan.columns, shown, present) if ok])
-        mask = np.stack([part for part, ok in zip(shown, present) if ok])
-        heights[present], spread[present] = _ensemble(members, np.flip(tiles, plan.mirrored), plan.batch, plan.mirrored, mask)
-        distance[present] = members[0].domain.distance(tiles)
+    for part in np.split(np.flatnonzero(present), range(plan.batch, int(present.sum()), plan.batch)):
+        if len(part):
+            windows = [slice(plan.columns[i], plan.columns[i] + size) for i in part]
+            tiles = np.stack([_filled(rgb[:, :, at], seen[:, at]) for at in windows])
+            mask = np.stack([seen[:, at] for at in windows])
+            heights[part], spread[part] = _ensemble(members, np.flip(tiles, plan.mirrored), plan.mirrored, mask)
+            distance[part] = members[0].domain.distance(tiles)
     file = plan.strip(number)
     with replacing(file) as beside, beside.open("wb") as stream:
         np.savez(stream, heights=heights, spread=spread, distance=distance, present=present)
@@ -80,7 +81,7 @@ def _filled(rgb: np.ndarray, seen: np.ndarray) -> np.ndarray:
     return rgb if seen.all() else np.where(seen, rgb, rgb[:, seen].mean(1).astype(np.uint8)[:, None, None])
 
 
-def _ensemble(members: list[Weights], tiles: np.ndarray, batch: int, mirrored: tuple[int, ...], seen: np.ndarray):
+def _ensemble(members: list[Weights], tiles: np.ndarray, mirrored: tuple[int, ...], seen: np.ndarray):
     """What all members say of tiles (N, 3, T, T) whose sun stands in the south-east: mean and standard deviation, in place.
 
     Each member sees the tile and its mirror image about the diagonal, which leaves the sun in the south-east.
@@ -90,7 +91,7 @@ def _ensemble(members: list[Weights], tiles: np.ndarray, batch: int, mirrored: t
         scale = member.model.normalization
         for turned in (False, True):
             seen_by = tiles.swapaxes(2, 3) if turned else tiles
-            out = member.model.predict(np.ascontiguousarray(seen_by), batch)
+            out = member.model.predict(np.ascontiguousarray(seen_by), len(seen_by))
             meters = (scale.height_above_minimum(out) if member.relative else scale.inverse(out)).numpy()
             answers.append(np.flip(meters.swapaxes(1, 2) if turned else meters, mirrored))
     stack = np.where(seen, np.stack(answers), np.nan)  # (members, N, T, T)
