@@ -16,7 +16,7 @@ book: install
 	rm -rf $(SOURCE) _build/html
 	mkdir -p $(SOURCE)/notebooks
 	cp _config.yml _toc.yml references.bib *.md $(SOURCE)/
-	cp -r _static $(SOURCE)/
+	cp -r _static _ext $(SOURCE)/
 	set -e; for chapter in $(CHAPTERS); do \
 		echo "== $$chapter"; \
 		$(BIN)/papermill --no-progress-bar --cwd $(SOURCE)/notebooks $$chapter $(SOURCE)/$$chapter 2>$(SOURCE)/papermill.log \

@@ -80,7 +80,7 @@ def test_prediction_figure_shares_limits_and_centres_the_error_at_zero():
     figure = plots.prediction_figure(rgb, truth, prediction, SQUARE, label="height, m")
     figure.canvas.draw()
     panels, bars = np.reshape(figure.axes[:8], (2, 4)), figure.axes[8:]
-    assert [axis.get_title() for axis in panels[0]] == ["Image", "Truth", "Prediction", "Prediction − truth"]
+    assert [axis.get_title() for axis in panels[0]] == ["Image", "Truth", "Prediction", "Error"]
     limits = {axis.images[-1].get_clim() for axis in panels[:, 1:3].flat}
     assert limits == {(920.0, 1095.0)}  # of truth and prediction together
     assert {axis.images[0].get_clim() for axis in panels[:, 3]} == {(-80.0, 80.0)}
