@@ -26,7 +26,7 @@ def judged(logits: Tensor, real: bool) -> Tensor:
 def first_order(prediction: Tensor, truth: Tensor) -> Tensor:
     """The paper's gradient loss: differences between neighbors, along the columns and down the rows.
 
-        mean |Dx (prediction - truth)| + mean |Dy (prediction - truth)|
+    ``mean |Dx (prediction - truth)| + mean |Dy (prediction - truth)|``
     """
     _same_shape(prediction, truth)
     error = prediction - truth
@@ -67,7 +67,7 @@ GRADIENTS: dict[str, tuple[str, ...]] = {
 
 
 def gradient_penalty(critic: Callable[[Tensor, Tensor], Tensor], image: Tensor, mix: Tensor) -> Tensor:
-    """How far the critic's slope is from one: mean over samples of (|gradient of the summed logits| - 1)^2.
+    """How far the critic's slope is from one: mean over samples of (norm of the gradient of the summed logits - 1)^2.
 
     Source: Gulrajani et al. (2017), arXiv 1704.00028; the norm runs over all channels and pixels of the pair.
 
