@@ -5,27 +5,25 @@ PYTHON ?= python3
 PIP_ARGS ?=
 BIN := .venv/bin
 CHAPTERS := $(sort $(wildcard notebooks/*.ipynb))
-SOURCE := _build/source
+EXECUTED := $(CHAPTERS:notebooks/%=_build/chapters/%)
+# A chapter is executed again when it changed, or what it calls.
+CODE := $(wildcard sat2dem_core/*.py sat2dem_core/*.html data/results/* data/rocky-mountain/* data/weights/*)
 # Runs trained by one command are found by the other, and a fresh clone trains its own.
 export SAT2DEM_CACHE ?= $(CURDIR)/_build/cache
 export JUPYTER_PLATFORM_DIRS := 1
 
 .PHONY: book test refresh address install clean
+.NOTPARALLEL:        # two chapters at once would share the cores, and train the same runs twice
+.DELETE_ON_ERROR:    # a chapter that was interrupted is executed again
 
-book: install
-	rm -rf $(SOURCE) _build/html
-	mkdir -p $(SOURCE)/notebooks
-	cp _config.yml _toc.yml references.bib *.md $(SOURCE)/
-	cp -r _static _ext $(SOURCE)/
-	set -e; for chapter in $(CHAPTERS); do \
-		echo "== $$chapter"; \
-		$(BIN)/papermill --no-progress-bar --cwd $(SOURCE)/notebooks $$chapter $(SOURCE)/$$chapter 2>$(SOURCE)/papermill.log \
-			|| { tail -40 $(SOURCE)/papermill.log; exit 1; }; \
-	done
-	$(BIN)/jupyter-book build $(SOURCE) --path-output $(SOURCE) --warningiserror --keep-going --quiet
-	mv $(SOURCE)/_build/html _build/html
-	test -f _build/html/index.html
+book: $(EXECUTED)
+	$(BIN)/python tools/render.py _build/chapters _build/html
 	@echo "The book: $(CURDIR)/_build/html/index.html"
+
+_build/chapters/%.ipynb: notebooks/%.ipynb $(CODE) .venv/installed
+	@mkdir -p $(@D)
+	@echo "== $<"
+	@$(BIN)/papermill --no-progress-bar --cwd $(@D) $< $@ 2>$(@D)/papermill.log || { tail -40 $(@D)/papermill.log; exit 1; }
 
 test: install
 	$(BIN)/python -m pytest tests

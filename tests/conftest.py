@@ -3,6 +3,8 @@
 import errno
 import os
 import shutil
+import subprocess
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -200,3 +202,12 @@ def hills_image(tmp_path, hills) -> Path:
     """The image of ``hills`` as a GeoTIFF."""
     hills.rgb.rio.to_raster(tmp_path / "hills.tif")
     return tmp_path / "hills.tif"
+
+
+@pytest.fixture(scope="session")
+def book(tmp_path_factory) -> Path:
+    """The book as HTML, rendered from the committed chapters with their stored outputs."""
+    root = Path(__file__).resolve().parents[1]
+    out = tmp_path_factory.mktemp("book") / "html"
+    subprocess.run([sys.executable, root / "tools/render.py", root / "notebooks", out], check=True, capture_output=True)
+    return out

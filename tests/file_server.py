@@ -1,6 +1,7 @@
 """A file server with byte ranges on localhost that can be told to misbehave: what the net does to a download."""
 
 import gzip
+import mimetypes
 import time
 from collections import defaultdict
 from contextlib import contextmanager
@@ -61,6 +62,7 @@ def file_server(folder: Path):
             if server.compress and "gzip" in self.headers.get("Accept-Encoding", ""):
                 data, encoding = gzip.compress(data), {"Content-Encoding": "gzip"}
             total = len(data)
+            kind = {"Content-Type": mimetypes.guess_type(name)[0] or "application/octet-stream"}
             if wanted and server.ranges:
                 start, end = wanted.removeprefix("bytes=").split("-")
                 first = int(start)
@@ -68,10 +70,10 @@ def file_server(folder: Path):
                     return self.head(416, {"Content-Length": 0, "Content-Range": f"bytes */{total}"})
                 data = data[first : int(end) + 1 if end else None]
                 place = f"bytes {first}-{first + len(data) - 1}/{total}"
-                self.head(206, {"Content-Length": len(data), "Content-Range": place} | encoding)
+                self.head(206, {"Content-Length": len(data), "Content-Range": place} | encoding | kind)
             else:
                 offer = {"Accept-Ranges": "bytes"} if server.ranges else {}
-                self.head(200, {"Content-Length": len(data)} | offer | encoding)
+                self.head(200, {"Content-Length": len(data)} | offer | encoding | kind)
             if body:
                 try:
                     self.wfile.write(data[: len(data) // 2] if fault == "cut" else data)

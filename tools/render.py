@@ -1,0 +1,36 @@
+"""Render the book to HTML from chapters that have been executed.
+
+Usage: python tools/render.py CHAPTERS OUT
+
+CHAPTERS is a folder of notebooks; OUT is replaced when, and only when, the book was rendered without a warning.
+"""
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def render(chapters: Path, out: Path) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".book-") as folder:
+        source = Path(folder)
+        for path in (*ROOT.glob("*.md"), *(ROOT / name for name in ("_config.yml", "_toc.yml", "references.bib"))):
+            shutil.copy(path, source)
+        for name in ("_static", "_ext"):
+            shutil.copytree(ROOT / name, source / name)
+        shutil.copytree(chapters, source / "notebooks", ignore=lambda _, names: [n for n in names if not n.endswith(".ipynb")])
+        build = [Path(sys.executable).with_name("jupyter-book"), "build", source, "--warningiserror", "--keep-going", "--quiet"]
+        subprocess.run(build, check=True)
+        html = source / "_build/html"
+        if not (html / "index.html").exists():  # another version of jupyter-book may end well and make nothing
+            raise SystemExit("jupyter-book ended without an error, and without a page: install the version of constraints.txt")
+        shutil.rmtree(out, ignore_errors=True)
+        html.rename(out)
+
+
+if __name__ == "__main__":
+    render(Path(sys.argv[1]), Path(sys.argv[2]))
