@@ -7,6 +7,7 @@ Where no script runs (PDF, GitHub, a notebook not trusted) or the page is printe
 import html
 import json
 from collections.abc import Sequence
+from itertools import product
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -26,7 +27,7 @@ _PANE = '<div class="pane{shown}"><img src="{source}" alt="{alt}" width="{width}
 
 
 def compare(
-    before: np.ndarray | Figure, after: np.ndarray | Figure, *, labels: Sequence[str] = ("before", "after"),
+    before: np.ndarray | Figure, after: np.ndarray | Figure, *, labels: Sequence[object] = ("before", "after"),
     title: str, alt: str,
 ) -> View:
     """Lay two pictures on each other, with a border between them to be moved by hand.
@@ -42,13 +43,13 @@ def compare(
         WrongShape: the pictures differ in size or are no pictures, or there are not two labels.
         UnsupportedImagery: an array is not uint8.
     """
-    return _view("wipe", [before, after], labels, title, alt, 0)
+    return _view("wipe", [before, after], [str(label) for label in labels], title, alt, 0)
 
 
 def frames(
-    pictures: Sequence[np.ndarray | Figure], *, labels: Sequence[str], title: str, alt: str, start: int = 0
+    pictures: Sequence[np.ndarray | Figure], *, labels: Sequence[object], title: str, alt: str, start: int = 0
 ) -> View:
-    """Show one of several pictures, which one a slider beneath says; without scripts, the one at ``start`` and the last.
+    """Show one of several pictures: a slider beneath picks which; without scripts, the one at ``start`` and the last.
 
     Args:
         pictures: two or more of one size, each (3, H, W) uint8 with square pixels, or a matplotlib figure, which is
@@ -59,15 +60,15 @@ def frames(
         start: number of the picture shown first.
 
     Raises:
-        WrongShape: the pictures differ in size or are no pictures, or their number does not fit the labels or the start.
+        WrongShape: the pictures differ in size or are no pictures, or their number fits not the labels or the start.
         UnsupportedImagery: an array is not uint8.
     """
-    return _view("frames", list(pictures), labels, title, alt, start)
+    return _view("frames", list(pictures), [str(label) for label in labels], title, alt, start)
 
 
-def _view(kind: str, pictures: list, labels: Sequence[str], title: str, alt: str, start: int) -> View:
+def _view(kind: str, pictures: list, labels: list[str], title: str, alt: str, start: int) -> View:
     if len(pictures) < 2 or len(labels) != len(pictures):
-        raise WrongShape(f"{len(pictures)} pictures with {len(labels)} labels: give two pictures or more, and each a label")
+        raise WrongShape(f"{len(pictures)} pictures, {len(labels)} labels: give two pictures or more, a label each")
     if not 0 <= start < len(pictures):
         raise WrongShape(f"there is no picture {start} to start with: choose 0 to {len(pictures) - 1}")
     images = [_image(picture) for picture in pictures]
@@ -75,11 +76,17 @@ def _view(kind: str, pictures: list, labels: Sequence[str], title: str, alt: str
     if len(sizes) > 1:
         told = ", ".join(f"{width} by {height}" for width, height in sizes)
         raise WrongShape(f"the pictures are {told} px wide and high: give all one size")
-    scale = INCH / DPI if isinstance(pictures[0], Figure) else max(1, round(SHOWN / max(images[0].size)))
+    if isinstance(pictures[0], Figure):
+        scale = INCH / DPI
+    else:
+        scale = max(1, round(SHOWN / max(images[0].size)))
+        for image in images:
+            image.thumbnail((LARGEST, LARGEST), Image.LANCZOS)
     size = round(scale * images[0].width), round(scale * images[0].height)
-    ends = (start or 0, len(images) - 1) if start < len(images) - 1 else (0, start)  # what is seen without scripts
-    beside = _side_by_side([images[end].resize(size, _filter(scale)) for end in ends], [labels[end] for end in ends])
-    return View(title, _fill(kind, images, size, list(labels), title, alt, start, ends), small_png(beside))
+    ends = (start, len(images) - 1) if start < len(images) - 1 else (0, start)  # what is seen without scripts
+    kept = Image.NEAREST if scale > 1 else Image.LANCZOS
+    beside = _side_by_side([images[end].resize(size, kept) for end in ends], [labels[end] for end in ends])
+    return View(title, _fill(kind, images, size, labels, title, alt, start, ends), small_png(beside, kmeans=1))
 
 
 def _image(picture: np.ndarray | Figure) -> Image.Image:
@@ -95,23 +102,18 @@ def _image(picture: np.ndarray | Figure) -> Image.Image:
         raise WrongShape(f"a picture is {picture.shape}: give (3, H, W), or a matplotlib figure")
     if picture.dtype != np.uint8:
         raise UnsupportedImagery(f"a picture is {picture.dtype}: give uint8, so stretch it to 0 to 255 first")
-    image = Image.fromarray(np.ascontiguousarray(np.moveaxis(picture, 0, -1)))
-    image.thumbnail((LARGEST, LARGEST), Image.LANCZOS)
-    return image
-
-
-def _filter(scale: float) -> Image.Resampling:
-    return Image.NEAREST if scale >= 1 else Image.LANCZOS
+    return Image.fromarray(np.ascontiguousarray(np.moveaxis(picture, 0, -1)))
 
 
 def _side_by_side(images: list[Image.Image], labels: list[str]) -> Image.Image:
     """Two pictures with their labels, on white."""
     (width, height), gap, head = images[0].size, 16, 28  # px
-    figure = Figure(figsize=((2 * width + gap) / 100, (height + head) / 100), dpi=100, facecolor="white")
+    dpi = 128  # a power of two: no px is lost between px and inches
+    figure = Figure(figsize=((2 * width + gap) / dpi, (height + head) / dpi), dpi=dpi, facecolor="white")
     for left, image, label in zip((0, width + gap), images, labels):
         figure.figimage(np.asarray(image), left, 0, origin="upper")
         center = (left + width / 2) / (2 * width + gap)
-        figure.text(center, 1 - head / 2 / (height + head), label, ha="center", va="center", parse_math=False)
+        figure.text(center, 1 - head / 2 / (height + head), label, size=8, ha="center", va="center", parse_math=False)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return Image.fromarray(np.asarray(canvas.buffer_rgba()))
@@ -122,31 +124,27 @@ def _fill(
     ends: tuple[int, int],
 ) -> str:
     """The template with everything in it, the pictures as good as the budget allows."""
-    enlarged = size[0] > images[0].width
-    budget = COMPARE_BUDGET if kind == "wipe" else FRAMES_BUDGET
-    exact = [{"lossless": True}] if enlarged else []  # else their pixels would run into each other
-    for options in [*exact, *({"quality": quality} for quality in QUALITY)]:
-        sources = [data_address(image, **options) for image in images]
-        if sum(map(len, sources)) > budget:
-            continue
+    wipe, enlarged = kind == "wipe", size[0] > images[0].width
+    kinds = [{"lossless": True}] if enlarged else []  # lossy, the few pixels would run into each other
+    kinds += [{"quality": quality} for quality in QUALITY]
+    for shrink, options in product((1, 2, 4), kinds):
+        sources = [data_address(image.reduce(shrink), **options) for image in images]
+        data = {"labels": labels, "alt": alt, "ends": ends}
+        data["rest"] = {number: source for number, source in enumerate(sources) if number not in ends}
         panes = [
             _PANE.format(
                 source=sources[end], alt=html.escape(f"{labels[end]}: {alt}"), label=html.escape(labels[end]),
                 width=size[0], height=size[1], shown=" shown" if end == start else "",
             ) for end in ends
         ]
-        data = {"labels": labels, "alt": alt, "ends": ends}
-        data["rest"] = {number: source for number, source in enumerate(sources) if number not in ends}
-        wipe = kind == "wipe"
         filled = fill("slider.html", {
-            "KIND": kind, "PIXELS": "pixelated" if enlarged else "auto", "WIDTH": str(size[0]),
-            "ASPECT": f"{size[0]} / {size[1]}", "PANES": "".join(panes), "CAPTION": html.escape(title),
+            "KIND": kind, "WIDTH": str(size[0]), "ASPECT": f"{size[0]} / {size[1]}",
+            "PIXELS": "pixelated" if enlarged else "auto", "PANES": "".join(panes), "CAPTION": html.escape(title),
             "NAME": html.escape(f"Border between {labels[0]} and {labels[1]}" if wipe else f"Which picture: {title}"),
             "STEPS": str(len(images) - 1), "MOST": "100" if wipe else str(len(images) - 1),
             "STEP": "any" if wipe else "1", "START": "50" if wipe else str(start),
-            "DATA": json.dumps(data).replace("<", "\\u003c"),  # a label must not end the script
+            "DATA": json.dumps(data).replace("<", "\\u003c"),  # no label may end the script
         })
-        if len(filled.encode()) <= budget:
-            return filled
-    # Noise: nothing but fewer pixels makes it smaller.
-    return _fill(kind, [image.reduce(2) for image in images], size, labels, title, alt, start, ends)
+        if len(filled.encode()) <= (COMPARE_BUDGET if wipe else FRAMES_BUDGET):
+            break
+    return filled

@@ -63,9 +63,9 @@ def encoded(image: Image.Image, kind: str, **options) -> bytes:
         return file.getvalue()
 
 
-def small_png(image: Image.Image) -> bytes:
-    """A PNG of few colors: a third of the size."""
-    return encoded(image.convert("RGB").quantize(256), "PNG", optimize=True)
+def small_png(image: Image.Image, kmeans: int = 0) -> bytes:
+    """A PNG of few colors: a third of the size. Rare ones, such as the ends of a color bar, need ``kmeans`` of 1."""
+    return encoded(image.convert("RGB").quantize(256, kmeans=kmeans), "PNG", optimize=True)
 
 
 def data_address(image: Image.Image, **options) -> str:
