@@ -246,6 +246,13 @@ def test_slider_picks_the_picture_and_its_label(opened):
         check("blue", BLUE)
 
 
+def test_last_picture_can_be_the_first_shown(opened):
+    with opened(row(3)._repr_html_()) as page:
+        assert page.locator("img:visible").count() == 1 and share(page, GRAY) == 1
+        page.locator("input").press("Home")
+        assert share(page, RED) == 1
+
+
 def test_text_of_labels_is_text(opened):
     labels = ["</script><b>x</b>", "<i>", "&lt;", '"']
     with opened(row(labels=labels, title="<u>", alt="<s>")._repr_html_() + wipe(labels=labels[:2])._repr_html_()) as page:
