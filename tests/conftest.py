@@ -1,11 +1,13 @@
 """What several tests need: small scenes, real GeoTIFFs, a run that is trained once, a disk that is full."""
 
 import errno
+import importlib.util
 import os
 import shutil
 import subprocess
 import sys
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import matplotlib
@@ -14,6 +16,7 @@ import pytest
 import rasterio
 import torch
 import xarray as xr
+from browser import browse
 from catalog import World
 from file_server import file_server
 from hypothesis import settings
@@ -76,6 +79,14 @@ def require_system():
         stop(f"this machine lacks {program_or_reason}")
 
     return require
+
+
+@pytest.fixture
+def opened(tmp_path, require_system):
+    """``with opened(body, ...) as page:`` HTML in Chromium, which must have no complaint and ask for nothing else."""
+    if importlib.util.find_spec("playwright") is None:
+        require_system("playwright (in the extra 'test')")
+    return partial(browse, require_system("chromium"), tmp_path / "page.html")
 
 
 @pytest.fixture

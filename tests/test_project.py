@@ -95,4 +95,4 @@ def test_wheel_carries_the_sample_and_the_stored_tables(tmp_path):
         f"sat2dem_core/data/{folder}/{path.name}"
         for folder in ("rocky-mountain", "results", "weights") for path in (ROOT / "data" / folder).iterdir()
     }
-    assert shipped | {"sat2dem_core/view3d.html"} <= names
+    assert shipped | {"sat2dem_core/view3d.html", "sat2dem_core/slider.html"} <= names

@@ -3,10 +3,10 @@
 import io
 import re
 from base64 import b64decode
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
+from browser import AS_NOTEBOOK, pixels
 from PIL import Image
 
 from sat2dem_core import view3d as module
@@ -14,10 +14,6 @@ from sat2dem_core.errors import CannotWrite, NoElevation, UnsupportedImagery, Wr
 from sat2dem_core.view3d import view3d
 
 SQUARE = (30.0, 30.0)
-# Software rendering, since CI has no display; root, which CI often is, cannot have the sandbox.
-CHROMIUM = ["--no-sandbox", "--disable-background-networking"]
-WEBGL = ["--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist"]
-NO_WEBGL = ["--disable-gpu", "--disable-webgl", "--disable-3d-apis"]
 
 
 @pytest.fixture(scope="module")
@@ -143,39 +139,6 @@ def test_page_that_cannot_be_written_leaves_the_old_one(ground, tmp_path, full_d
     assert listing(tmp_path) == before
 
 
-@pytest.fixture
-def opened(tmp_path, require_system):
-    """``with opened(body, ...) as page:`` HTML in Chromium, which must have no complaint and ask for nothing else."""
-    program = require_system("chromium")
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
-        require_system("playwright (in the extra 'test')")
-
-    @contextmanager
-    def browse(body: str, webgl: bool = True, **context):
-        (tmp_path / "page.html").write_text(f"<!DOCTYPE html><meta charset='utf-8'><body>{body}", encoding="utf-8")
-        address, complaints, asked = (tmp_path / "page.html").as_uri(), [], []
-        with sync_playwright() as playwright:
-            arguments = CHROMIUM + (WEBGL if webgl else NO_WEBGL)
-            browser = playwright.chromium.launch(executable_path=program, args=arguments)
-            page = browser.new_page(viewport={"width": 600, "height": 900}, **context)
-            page.on("console", lambda message: complaints.append(message.text))
-            page.on("pageerror", lambda error: complaints.append(str(error)))
-            page.on("request", lambda request: asked.append(request.url))
-            page.goto(address)
-            yield page
-            browser.close()
-        assert complaints == []
-        assert {url for url in asked if not url.startswith("data:")} == {address}
-
-    return browse
-
-
-def pixels(png: bytes) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(float)
-
-
 def test_two_views_turn_by_themselves_and_by_hand(ground, opened):
     body = view3d(**ground)._repr_html_() + view3d(**ground, exaggeration=3)._repr_html_()
     with opened(body) as page:
@@ -235,19 +198,7 @@ def test_without_webgl_the_picture_stays_and_both_show_the_same(ground, opened):
 def test_view_starts_as_notebooks_put_it_in_on_a_narrow_page_twice_over(ground, opened):
     with opened("") as page:
         page.set_viewport_size({"width": 390, "height": 700})
-        # As JupyterLab: into an element that is not on the page yet, scripts made anew, for innerHTML runs none.
-        page.evaluate("""text => {
-            for (let n = 0; n < 2; n++) {
-                const output = document.createElement("div");
-                output.innerHTML = text;
-                for (const old of output.querySelectorAll("script")) {
-                    const script = document.createElement("script");
-                    script.textContent = old.textContent;
-                    old.replaceWith(script);
-                }
-                document.body.append(output);
-            }
-        }""", view3d(**ground)._repr_html_())
+        page.evaluate(AS_NOTEBOOK, view3d(**ground)._repr_html_())
         for number in (0, 1):
             page.locator("canvas").nth(number).wait_for(state="visible")
             assert colors(page.locator("canvas").nth(number).screenshot()) > 1000
