@@ -16,8 +16,9 @@ from playwright.sync_api import sync_playwright
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
+from browser import CHROMIUM  # noqa: E402
 from file_server import file_server  # noqa: E402
-from test_pages import CHROMIUM, PAGES, SCROLL, WATCH  # noqa: E402
+from test_pages import PAGES, SCROLL, WATCH  # noqa: E402
 
 FLOOR = "<!DOCTYPE html><html lang='en'><title>floor</title><p>One line of text.</p></html>"
 TIMES = """() => ({

@@ -2,18 +2,15 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from axe_playwright_python.sync_playwright import Axe
+from browser import CHROMIUM, WEBGL, pixels
 from file_server import file_server
 
 TOC = yaml.safe_load((Path(__file__).resolve().parents[1] / "_toc.yml").read_text())
 PAGES = ["index", *(entry["file"] for part in TOC["parts"] for entry in part["chapters"])]
-# As a machine without a screen needs it; root, which CI often is, cannot have the sandbox.
-CHROMIUM = [
-    "--no-sandbox", "--disable-background-networking", "--use-angle=swiftshader", "--enable-unsafe-swiftshader",
-    "--ignore-gpu-blocklist",
-]
 AXE = [
     "image-alt", "heading-order", "empty-heading", "page-has-heading-one", "color-contrast", "landmark-one-main",
     "landmark-unique", "landmark-no-duplicate-main", "landmark-main-is-top-level", "link-name", "button-name", "label",
@@ -50,7 +47,7 @@ def browser(require_system):
     except ImportError:
         require_system("playwright (in the extra 'test')")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=CHROMIUM)
+        browser = playwright.chromium.launch(executable_path=program, args=CHROMIUM + WEBGL)
         yield browser
         browser.close()
 
@@ -111,4 +108,27 @@ def test_search_finds_what_the_book_explains(browser, site):
     page.locator("#search-results ul.search li a").first.wait_for()
     titles = page.locator("#search-results ul.search li > a").all_inner_texts()
     assert any("Normalization" in title for title in titles)
+    page.close()
+
+
+def test_terrain_turns_and_the_slider_moves_within_the_book(browser, site):
+    page = browser.new_page(viewport={"width": 1280, "height": 900}, reduced_motion="reduce")
+    page.goto(f"{site.url}/notebooks/00_quickstart.html")
+    terrain = page.locator("canvas").first
+    terrain.wait_for(state="visible")
+    terrain.scroll_into_view_if_needed()
+    before = pixels(terrain.screenshot())
+    assert len(np.unique(before.reshape(-1, 3), axis=0)) > 1000
+    terrain.focus()
+    page.keyboard.press("ArrowLeft")
+    page.wait_for_timeout(300)
+    assert np.abs(pixels(terrain.screenshot()) - before).mean() > 1
+
+    border = page.locator("[data-slider] input[type=range]").first
+    border.scroll_into_view_if_needed()
+    whole = page.locator("[data-slider]").first
+    before = pixels(whole.screenshot())
+    border.focus()
+    page.keyboard.press("Home")
+    assert np.abs(pixels(whole.screenshot()) - before).mean() > 1
     page.close()
