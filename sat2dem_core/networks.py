@@ -173,7 +173,7 @@ class PatchGAN(nn.Module):
         x = self.attention1(self.layer1(x))  # (B, 2F, T/4, T/4)
         x = self.attention2(self.layer2(x))  # (B, 4F, T/8, T/8)
         x = self.attention3(self.layer3(x))  # (B, 8F, T/8 - 1, T/8 - 1)
-        with torch.autocast(x.device.type, enabled=False):
+        with nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False):
             return self.final(widened(x))  # (B, 1, T/8 - 2, T/8 - 2)
 
 
