@@ -4,16 +4,11 @@ Where no script runs (PDF, GitHub, a notebook not trusted) or WebGL does not sta
 ``view3d.html`` beside this module is the template of what a notebook shows.
 """
 
-import hashlib
 import html
 import io
 import json
 import math
-import re
 from base64 import b64encode
-from dataclasses import dataclass, field
-from os import PathLike
-from pathlib import Path
 
 import numpy as np
 from matplotlib.collections import PolyCollection
@@ -21,7 +16,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from sat2dem_core.errors import NoElevation, UnsupportedImagery, WrongShape
-from sat2dem_core.files import replacing
+from sat2dem_core.views import View, data_address, fill, small_png
 
 VERTICES, TEXTURE = 192, 512  # a side at most; 192 squared is what WebGL's 16-bit indices can count
 BUDGET = 240_000  # bytes of HTML: a chapter with several views must still load
@@ -29,46 +24,6 @@ QUALITY = 80, 65, 50, 35, 20, 10, 5  # of the texture, the best that the budget 
 ASPECT = 1.5  # width over height of the frame
 AZIMUTH, TILT, DISTANCE = -0.45, 0.65, 5.0  # where the view begins: radians, radians, and radii of the block
 EARTH = 0.52, 0.47, 0.42  # color of the walls around the block
-_PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>{title}</title>
-</head>
-<body>
-{view}</body>
-</html>
-"""
-
-
-@dataclass(frozen=True)
-class View:
-    """What :func:`view3d` returns: a notebook shows it when it is a cell's last line."""
-
-    title: str
-    _html: str = field(repr=False)
-    _png: bytes = field(repr=False)
-
-    def png(self) -> bytes:
-        """The picture for readers that run no scripts, on white like every figure of the book."""
-        return self._png
-
-    def save(self, path: str | PathLike) -> None:
-        """Write a page that stands alone, without the net.
-
-        Raises:
-            CannotWrite: the disk is full or the folder not writable.
-        """
-        with replacing(Path(path)) as beside:
-            beside.write_text(_PAGE.format(title=html.escape(self.title), view=self._html), encoding="utf-8")
-
-    def _repr_html_(self) -> str:
-        return self._html
-
-    def _repr_mimebundle_(self, include=None, exclude=None) -> dict[str, str]:
-        return {"text/html": self._html, "image/png": b64encode(self._png).decode(), "text/plain": repr(self)}
 
 
 def view3d(
@@ -108,8 +63,8 @@ def view3d(
     image.thumbnail((TEXTURE, TEXTURE), Image.LANCZOS)
     caption = title if exaggeration == 1 else f"{title} (heights × {exaggeration:g})"
     page = Image.new("RGBA", picture.size, "white")
-    few = Image.alpha_composite(page, picture).convert("RGB").quantize(256)  # colors: a third of the size
-    return View(title, _fill(heights, image, block, picture, width, caption, alt), _encoded(few, "PNG", optimize=True))
+    flat = Image.alpha_composite(page, picture)
+    return View(title, _fill(heights, image, block, picture, width, caption, alt), small_png(flat))
 
 
 def _block_mean(dem: np.ndarray) -> np.ndarray:
@@ -207,16 +162,6 @@ def _draw(heights: np.ndarray, image: Image.Image, block: dict, width: int) -> I
         return Image.open(file).convert("RGBA").reduce(2)
 
 
-def _encoded(image: Image.Image, kind: str, **options) -> bytes:
-    with io.BytesIO() as file:
-        image.save(file, kind, **options)
-        return file.getvalue()
-
-
-def _data_address(image: Image.Image, quality: int) -> str:
-    return f"data:image/webp;base64,{b64encode(_encoded(image, 'WEBP', quality=quality, method=6)).decode()}"
-
-
 def _fill(
     heights: np.ndarray, texture: Image.Image, block: dict, picture: Image.Image, width: int, caption: str, alt: str
 ) -> str:
@@ -224,16 +169,13 @@ def _fill(
     rows, columns = heights.shape
     data = {"rows": rows, "columns": columns, "azimuth": AZIMUTH, "tilt": TILT, "distance": DISTANCE} | block
     data |= {"earth": EARTH, "heights": b64encode(_codes(heights).tobytes()).decode()}
-    template = (Path(__file__).parent / "view3d.html").read_text(encoding="utf-8")
     for quality in QUALITY:
-        data["texture"] = _data_address(texture, quality)
+        data["texture"] = data_address(texture, quality=quality)
         values = {
-            "WIDTH": str(width), "ASPECT": f"{ASPECT:g}", "PICTURE": _data_address(picture, min(quality, 75)),
+            "WIDTH": str(width), "ASPECT": f"{ASPECT:g}", "PICTURE": data_address(picture, quality=min(quality, 75)),
             "ALT": html.escape(alt), "CAPTION": html.escape(caption), "DATA": json.dumps(data),
         }
-        # The name follows from the content: the same cell run again gives the same output.
-        values["ID"] = hashlib.sha256(json.dumps(values).encode()).hexdigest()[:12]
-        filled = re.sub("@([A-Z]+)@", lambda place: values[place[1]], template)
+        filled = fill("view3d.html", values)
         if len(filled.encode()) <= BUDGET:
             break
     return filled
