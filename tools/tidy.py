@@ -1,4 +1,4 @@
-"""Make executed chapters the same wherever they were executed, and take the README's picture from chapter 3.
+"""Make executed chapters the same wherever they were executed, and take the README's picture from the quickstart.
 
 Usage: python tools/tidy.py notebooks/*.ipynb
 """
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import nbformat
 
-PICTURE = ("03_unet", "fig-03-prediction", Path("_static/prediction.png"))
+PICTURE = ("00_quickstart", "fig-00-check", Path("_static/prediction.png"))
 
 
 def tidy(notebook: nbformat.NotebookNode) -> None:
