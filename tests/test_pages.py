@@ -93,7 +93,7 @@ def test_page_is_whole_still_light_and_legible_on_desk_and_phone_by_day_and_by_n
     assert inaccessible(page) == []
 
     page.emulate_media(color_scheme="dark")
-    assert page.locator("html").get_attribute("data-theme") == "dark"
+    page.wait_for_function("document.documentElement.dataset.theme === 'dark'")
     assert inaccessible(page) == []
 
     page.set_viewport_size({"width": 390, "height": 844})
