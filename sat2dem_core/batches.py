@@ -246,7 +246,7 @@ def together(processes: int, run: object) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if processes == 1 or not isinstance(error, dist.DistError) and "gloo" not in str(error):
+        if processes == 1 or (not isinstance(error, dist.DistError) and "gloo" not in str(error)):
             raise
         raise LostProcess(
             f"another process of the run in {run} is gone: look at its message, and start the same command again to go "

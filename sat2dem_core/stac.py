@@ -90,7 +90,7 @@ def search(
         found = {item.id: item for item in items}
     except (APIError, requests.RequestException) as error:
         raise Unreachable(f"{origin.url} does not answer a search of {origin.collection} ({error}): try later") from error
-    platform = lambda item: str(item.properties.get("platform", "")).upper().replace("-", "_")  # noqa: E731
+    platform = lambda item: str(item.properties.get("platform", "")).upper().replace("-", "_")
     taken = (item for item in found.values() if not origin.platforms or platform(item) in origin.platforms)
     return sorted(taken, key=lambda item: (str(item.properties.get("datetime")), item.id))
 

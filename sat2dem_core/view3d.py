@@ -147,7 +147,7 @@ def _draw(heights: np.ndarray, image: Image.Image, block: dict, width: int) -> I
         first, second = around[side], around[(side + 1) % 4]
         polygons.append(np.stack([top[first], top[second], foot[second], foot[first]], 2)[edge])
         shade = np.array(EARTH) * _light(np.array([right, -down, 0.0]))
-        colors.append(np.broadcast_to(shade, polygons[-1].shape[:1] + (3,)))
+        colors.append(np.broadcast_to(shade, (len(polygons[-1]), 3)))
     flat, behind = _camera(np.concatenate(polygons), block)
     order = np.argsort(-behind.mean(1), kind="stable")
 

@@ -137,7 +137,7 @@ def _load(path: Path) -> Weights:
     try:
         with safe_open(path, "pt") as file:
             meta = json.loads((file.metadata() or {})["sat2dem"])
-            tensors = {name: file.get_tensor(name).float() for name in file.keys()}
+            tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118, no dictionary
         config, normalization = Config(**meta["config"]), Normalization(**meta["normalization"])
         domain = meta["domain"]
         domain = Domain(np.array(domain["mean"]), np.array(domain["precision"]), domain["limit"])
@@ -189,7 +189,7 @@ def pack(folder: str | os.PathLike, data: Any = None, most: int = 512) -> Path:
     sizes = len(data.train), len(data.validation)
     train, validation = (np.linspace(0, size - 1, min(most, size)).astype(int).tolist() for size in sizes)
     rgb, dem = data.validation.rgb[validation], torch.as_tensor(np.asarray(data.validation.dem[validation]))
-    truth, offset = model.normalization.forward(dem)
+    truth, _ = model.normalization.forward(dem)
     error = model.predict(rgb) - truth
     if model.normalization.kind == "shift":
         error = error - error.nanmean((-2, -1), keepdim=True)

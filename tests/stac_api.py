@@ -30,7 +30,7 @@ def find_postgres() -> Path | None:
 def missing() -> str | None:
     """What this machine lacks to run the server."""
     try:
-        import psycopg, pypgstac, stac_fastapi.pgstac, uvicorn  # noqa: E401, F401
+        import psycopg, pypgstac, stac_fastapi.pgstac, uvicorn  # noqa: E401
     except ImportError as error:
         return f"{error.name} (in the extra 'test')"
     return None if find_postgres() else "PostgreSQL with PostGIS (Debian: postgresql-postgis)"

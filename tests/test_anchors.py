@@ -91,7 +91,7 @@ def test_a_coarse_dem_gives_the_level_and_keeps_what_is_finer(anchored, relief, 
     assert made.tags["ANCHOR_SURFACE"] == "cells" and int(made.tags["ANCHORS"]) == 320
     error = {surface: np.abs(anchored(path, surface)[1] - truth).mean() for surface in SURFACES}
     assert error["cells"] < 0.3 * error["offset"] and error["quadratic"] <= error["offset"]
-    fine = lambda z: z - z.reshape(16, 8, 20, 8).mean((1, 3)).repeat(8, 0).repeat(8, 1)  # noqa: E731
+    fine = lambda z: z - z.reshape(16, 8, 20, 8).mean((1, 3)).repeat(8, 0).repeat(8, 1)
     assert np.corrcoef(fine(dem).ravel(), fine(relief).ravel())[0, 1] > 0.95
 
 

@@ -102,9 +102,9 @@ def test_a_mosaic_is_no_worse_than_its_tiles_and_shows_no_seams(tmp_path):
     def seams(dem, stride):
         """Steps across the edges of tiles, over those of the twelve pixels on either side."""
         found = []
-        for dem in (dem, dem.T):
-            steps = np.nanmean(np.abs(np.diff(dem, axis=1)), 0)
-            edges = [at for start in starts(dem.shape[1], 128, stride) for at in (start - 1, start + 127) if 12 < at < len(steps) - 12]
+        for way in (dem, dem.T):
+            steps = np.nanmean(np.abs(np.diff(way, axis=1)), 0)
+            edges = [at for start in starts(way.shape[1], 128, stride) for at in (start - 1, start + 127) if 12 < at < len(steps) - 12]
             found += [steps[at] / steps[[*range(at - 12, at), *range(at + 1, at + 13)]].mean() for at in edges]
         return np.mean(found)
 

@@ -1,6 +1,8 @@
 """Make executed chapters the same wherever they were executed, and take the README's picture from the quickstart.
 
-Usage: python tools/tidy.py notebooks/*.ipynb
+Usage: python tools/tidy.py [--check] notebooks/*.ipynb
+
+With --check nothing is written: a chapter that would change, or was never executed as a whole, ends the program.
 """
 
 import base64
@@ -38,7 +40,22 @@ def picture(notebook: nbformat.NotebookNode, name: str) -> bytes:
     raise SystemExit(f"no cell holds the figure {name}: label one so in its metadata and execute the chapter")
 
 
+def check(path: Path) -> None:
+    """Raise SystemExit unless the chapter is tidy, and its outputs are those of one run from top to bottom."""
+    notebook = nbformat.read(path, as_version=4)
+    counts = [cell.execution_count for cell in notebook.cells if cell.cell_type == "code"]
+    if counts != list(range(1, len(counts) + 1)):
+        raise SystemExit(f"{path} was not executed in one go: make refresh CHAPTERS={path}")
+    tidy(notebook)
+    if nbformat.writes(notebook) != path.read_text(encoding="utf-8").rstrip("\n"):
+        raise SystemExit(f"{path} holds what differs between two executions: python tools/tidy.py {path}")
+
+
 def main(paths: list[str]) -> None:
+    if paths[:1] == ["--check"]:
+        for path in paths[1:]:
+            check(Path(path))
+        return
     for path in map(Path, paths):
         notebook = nbformat.read(path, as_version=4)
         tidy(notebook)
