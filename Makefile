@@ -28,7 +28,9 @@ _build/chapters/%.ipynb: notebooks/%.ipynb $(CODE) .venv/installed
 	@$(BIN)/papermill --no-progress-bar --cwd $(@D) $< $@ 2>$(@D)/papermill.log || { tail -40 $(@D)/papermill.log; exit 1; }
 
 test: install
+	$(BIN)/ruff check .
 	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest --doctest-modules sat2dem_core
 	$(BIN)/python -m pytest --nbval notebooks
 
 # From the wheel, for in Colab there is no checkout, and without extras, for its install cell names none. What Colab does
@@ -57,7 +59,7 @@ install: .venv/installed
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install $(PIP_ARGS) --constraint constraints.txt --editable '.[book,drainage,vectors,test]'
+	$(BIN)/python -m pip install $(PIP_ARGS) --constraint constraints.txt --editable '.[book,drainage,vectors,test,dev]'
 	touch $@
 
 clean:

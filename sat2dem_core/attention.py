@@ -187,5 +187,8 @@ def build_attention(name: str, channels: int, form: str = "paper") -> nn.Module:
     Raises:
         UnknownName: no such attention or form; the message lists the valid names.
         WrongShape: fewer channels than the block's ratio.
+
+    >>> build_attention("gam", 32)(torch.rand(2, 32, 8, 8)).shape
+    torch.Size([2, 32, 8, 8])
     """
     return ATTENTIONS[choose("attention", name, ATTENTIONS)](channels, choose("attention form", form, FORMS))

@@ -45,7 +45,11 @@ class Cell:
 
     @classmethod
     def parse(cls, name: str) -> "Cell":
-        """The cell of that name."""
+        """The cell of that name.
+
+        >>> Cell.parse("32630_c0057_r0574").neighbors()[1].id
+        '32630_c0057_r0575'
+        """
         match = re.fullmatch(r"(\d+)_c(-?\d+)_r(-?\d+)", name)
         if match is None:
             raise NoTiles(f"{name!r} is no tile of the grid: names look like 32630_c0057_r0574")

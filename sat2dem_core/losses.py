@@ -27,6 +27,9 @@ def first_order(prediction: Tensor, truth: Tensor) -> Tensor:
     """The paper's gradient loss: differences between neighbors, along the columns and down the rows.
 
     ``mean |Dx (prediction - truth)| + mean |Dy (prediction - truth)|``
+
+    >>> first_order(torch.tensor([[0.0, 1.0], [0.0, 1.0]]), torch.zeros(2, 2))
+    tensor(1.)
     """
     _same_shape(prediction, truth)
     error = prediction - truth

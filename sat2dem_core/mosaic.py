@@ -20,6 +20,9 @@ def starts(length: int, size: int, stride: int) -> list[int]:
 
     Raises:
         NoTiles: the side is shorter than a tile.
+
+    >>> starts(300, 128, 64)
+    [0, 64, 128, 172]
     """
     if length < size:
         raise NoTiles(f"{length} px are less than one tile of {size} px")

@@ -86,6 +86,9 @@ class UNet(nn.Module):
 
     Raises:
         UnknownName, WrongShape: no such attention; a tile or width that the network cannot have.
+
+    >>> UNet(features=8, tile=32)(torch.zeros(1, 3, 32, 32)).shape
+    torch.Size([1, 1, 32, 32])
     """
 
     def __init__(
@@ -145,6 +148,9 @@ class PatchGAN(nn.Module):
         attention: a name of :data:`sat2dem_core.attention.ATTENTIONS`, after each inner layer.
         features: channels of the first layer; they double with each layer up to eight times as many.
         form: of the attention.
+
+    >>> PatchGAN(features=8)(torch.zeros(1, 3, 256, 256), torch.zeros(1, 1, 256, 256)).shape
+    torch.Size([1, 1, 30, 30])
     """
 
     def __init__(self, attention: str = "none", features: int = 64, form: str = "paper"):

@@ -38,6 +38,11 @@ class Normalization:
         kind: ``"global"`` or ``"shift"``.
         low, high: elevation range of the data set, meters.
         relief: largest relief (highest minus lowest point) of any tile of the data set, meters.
+
+    >>> scale = Normalization("shift", low=0.0, high=1000.0, relief=500.0)
+    >>> normalized, offset = scale.forward(torch.tensor([[[200.0, 300.0], [400.0, 700.0]]]))
+    >>> normalized.min(), scale.inverse(normalized, offset).max()
+    (tensor(-1.), tensor(700.))
     """
 
     kind: str
@@ -110,5 +115,9 @@ class Normalization:
 
 
 def scale_image(rgb: Tensor) -> Tensor:
-    """A uint8 image as networks take it: (..., 3, T, T) from 0 to 255, to float32 from -1 to 1."""
+    """A uint8 image as networks take it: (..., 3, T, T) from 0 to 255, to float32 from -1 to 1.
+
+    >>> scale_image(torch.tensor([0, 255], dtype=torch.uint8))
+    tensor([-1.,  1.])
+    """
     return rgb.float() / 127.5 - 1

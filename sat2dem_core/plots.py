@@ -43,6 +43,10 @@ def hillshade(
         gsd: ground sampling distance (down the rows, along the columns), meters.
         exaggeration: factor on the heights.
         sun: azimuth, clockwise from north, and elevation, in degrees.
+
+    >>> hillshade(np.full((2, 2), 800.0), (30.0, 30.0)).round(2)
+    array([[0.71, 0.71],
+           [0.71, 0.71]])
     """
     filled = np.where(np.isnan(dem), np.nanmean(dem), dem) * exaggeration
     south, east = np.gradient(filled, *gsd)  # rise over run

@@ -60,6 +60,9 @@ def open_scene(name: str = "rocky-mountain") -> xr.Dataset:
     Raises:
         UnknownName: no such scene; the message lists those there are.
         Unreachable, DamagedDownload: its files cannot be had; see :func:`sat2dem_core.files.fetch`.
+
+    >>> dict(open_scene().sizes)
+    {'x': 279, 'y': 263, 'band': 3}
     """
     return SCENES[choose("scene", name, SCENES)]()
 
@@ -105,7 +108,11 @@ def open_pair(
 
 
 def ground_sampling_distance(scene: xr.Dataset) -> tuple[float, float]:
-    """Size of a pixel on the ground at the scene's center: (down the rows, along the columns) in meters."""
+    """Size of a pixel on the ground at the scene's center: (down the rows, along the columns) in meters.
+
+    >>> [round(side) for side in ground_sampling_distance(open_scene())]
+    [167, 127]
+    """
     dx, dy = (abs(step) / 2 for step in scene.rio.resolution())
     x, y = float(scene.x.mean()), float(scene.y.mean())
     to_degrees = Transformer.from_crs(scene.rio.crs, "EPSG:4326", always_xy=True)

@@ -23,7 +23,11 @@ def gradient(dem: Tensor, gsd: tuple[float, float]) -> tuple[Tensor, Tensor]:
 
 
 def slope(dem: Tensor, gsd: tuple[float, float]) -> Tensor:
-    """Steepness in percent: 100 is 45 degrees."""
+    """Steepness in percent: 100 is 45 degrees.
+
+    >>> slope(torch.tensor([[[0.0, 3.0, 6.0]] * 3]), (30.0, 30.0))[0, 1, 1]  # 3 m up for each 30 m
+    tensor(10.)
+    """
     return 100 * torch.hypot(*gradient(dem, gsd))
 
 

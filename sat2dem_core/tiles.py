@@ -82,6 +82,10 @@ def cut(scene: xr.Dataset, size: int = 64, stride: int | None = None, max_nodata
     Raises:
         WrongShape: the size is not such a power of two, or the stride not positive.
         NoTiles: the scene is smaller than a tile, or every tile has too much nodata.
+
+    >>> from sat2dem_core.scenes import open_scene
+    >>> cut(open_scene(), 64).dem.shape
+    (16, 64, 64)
     """
     check_tile_size(size)
     stride = size if stride is None else stride
@@ -122,6 +126,10 @@ def divide(
 
     Raises:
         NoTiles: a share or the gap leaves a region without ground.
+
+    >>> from sat2dem_core.scenes import open_scene
+    >>> [len(cut(region, 64)) for region in divide(open_scene())]
+    [4, 2, 4]
     """
     height, width = scene.sizes["y"], scene.sizes["x"]
     east, south = round(width * (1 - test)), round(height * (1 - validation))
@@ -190,6 +198,9 @@ def paper_split(version: int, count: int = PAPER_TILES) -> tuple[list[int], list
 
     Returns:
         The numbers of the training, validation and test tiles.
+
+    >>> [len(part) for part in paper_split(1)]
+    [7165, 1535, 1537]
     """
     numbers = list(range(count))
     random.Random(version).shuffle(numbers)
