@@ -4,8 +4,9 @@ import argparse
 import os
 import sys
 import warnings
-from dataclasses import fields
+from dataclasses import Field, fields
 from pathlib import Path
+from typing import Any
 
 from sat2dem_core.config import PRESETS, Config, Request, meanings, preset, source
 from sat2dem_core.errors import InvalidConfig, InvalidRegion, Sat2DEMError
@@ -29,8 +30,9 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("--tensorboard", action="store_true", help="write the log for TensorBoard too, in the run's folder")
     settings = train.add_argument_group("settings", "each in place of the preset's; in brackets the value in preset cpu")
     for field in fields(Config):
+        kind: Any = field.type
         meaning = f"{meanings()[field.name]} [{field.default}]".replace("%", "%%")
-        settings.add_argument(f"--{field.name.replace('_', '-')}", metavar=field.type.__name__.upper(), help=meaning)
+        settings.add_argument(f"--{field.name.replace('_', '-')}", metavar=kind.__name__.upper(), help=meaning)
 
     _add_predict(verbs.add_parser("predict", help="elevation for an image of any size, as a Cloud-Optimized GeoTIFF or Zarr"))
 
@@ -78,7 +80,7 @@ def _add_predict(predict: argparse.ArgumentParser) -> None:
     predict.add_argument("--overwrite", action="store_true", help="replace what stands at OUT")
 
 
-def _add_data(verbs) -> None:
+def _add_data(verbs: Any) -> None:
     build = verbs.add_parser("build", help="tiles of any region and period, from open catalogs into a store")
     build.add_argument("store", metavar="STORE", help="to write, such as valley.zarr; an interrupted build goes on where it stopped")
     build.add_argument("--region", nargs="+", required=True, metavar="W S E N | FILE", help="degrees, or a GeoJSON file")
@@ -220,15 +222,16 @@ def _predict(args: argparse.Namespace) -> None:
         print(f"{told['ANCHORS']} anchors, surface {told['ANCHOR_SURFACE']}: RMSE {told['ANCHOR_RMSE']}, largest {told['ANCHOR_LARGEST']}")
 
 
-def _read(field, text: str):
-    if field.type is bool:
+def _read(field: Field, text: str) -> Any:
+    kind: Any = field.type
+    if kind is bool:
         if text.lower() in ("true", "false"):
             return text.lower() == "true"
         raise InvalidConfig(f"{field.name} is {text!r}: give true or false")
     try:
-        return field.type(text)
+        return kind(text)
     except ValueError as error:
-        raise InvalidConfig(f"{field.name} is {text!r}: give a number ({field.type.__name__})") from error
+        raise InvalidConfig(f"{field.name} is {text!r}: give a number ({kind.__name__})") from error
 
 
 def _evaluate(args: argparse.Namespace) -> None:
@@ -240,7 +243,7 @@ def _evaluate(args: argparse.Namespace) -> None:
         table = pd.DataFrame({args.what: score(args.what, args.truth, mask_water=args.mask_water).result()}).T
     else:
         from sat2dem_core.checkpoints import load_model
-        from sat2dem_core.training import prepare
+        from sat2dem_core.batches import prepare
 
         model = load_model(args.what)
         data = prepare(model.config)

@@ -7,6 +7,7 @@ prediction, is fitted by a smooth surface and added, so that all finer relief st
 import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -67,6 +68,7 @@ class Fit:
         return _terms(rows, columns, self.shape, ORDERS[self.kind]) @ self.coefficients
 
     def tags(self) -> dict[str, str]:
+        assert self.table is not None
         residual = self.table.residual.to_numpy()
         return {
             "ANCHORS": str(len(residual)), "ANCHOR_SURFACE": self.kind,
@@ -144,7 +146,7 @@ def _terms(rows: np.ndarray, columns: np.ndarray, shape: tuple[int, int], order:
     return np.stack([y**i * x**j for i in range(order + 1) for j in range(order + 1 - i)], -1)
 
 
-def _polynomial(table: pd.DataFrame, apart: np.ndarray, shape: tuple[int, int], order: int, source) -> np.ndarray:
+def _polynomial(table: pd.DataFrame, apart: np.ndarray, shape: tuple[int, int], order: int, source: object) -> np.ndarray:
     """Least squares in which large residuals count less (Huber 1964, doi 10.1214/aoms/1177703732)."""
     terms = _terms(table.row.to_numpy(), table.column.to_numpy(), shape, order)
     if len(apart) < terms.shape[1] or np.linalg.matrix_rank(terms) < terms.shape[1]:
@@ -216,7 +218,7 @@ def _vector(path: Path) -> pd.DataFrame:
     return pd.DataFrame({"lon": lon, "lat": lat, "height": table.height})
 
 
-def _at_points(given: pd.DataFrame, source, relief, image: Image, amplitude: float) -> pd.DataFrame:
+def _at_points(given: pd.DataFrame, source: object, relief: Any, image: Image, amplitude: float) -> pd.DataFrame:
     """Where the points lie in the mosaic, and what it says there."""
     if "lon" in given:
         x, y = Transformer.from_crs("EPSG:4326", CRS.from_user_input(image.crs), always_xy=True).transform(given.lon, given.lat)
@@ -231,7 +233,7 @@ def _at_points(given: pd.DataFrame, source, relief, image: Image, amplitude: flo
     return _known(table, source, image)
 
 
-def _cells(path: Path, relief, image: Image, amplitude: float) -> tuple[pd.DataFrame, int, tuple[int, int]]:
+def _cells(path: Path, relief: Any, image: Image, amplitude: float) -> tuple[pd.DataFrame, int, tuple[int, int]]:
     """A DEM on whole squares of the mosaic's pixels about as large as its own, and the mosaic's mean over each."""
     try:
         with rasterio.open(path) as file:
@@ -264,7 +266,7 @@ def _cells(path: Path, relief, image: Image, amplitude: float) -> tuple[pd.DataF
     return _known(table[table.height.notna()].reset_index(drop=True), path, image), cell, size
 
 
-def _pixel(own: Affine, crs, image: Image) -> tuple:
+def _pixel(own: Affine, crs: Any, image: Image) -> tuple:
     """Two neighboring corners of a pixel in the middle of a DEM's ground, in the image's CRS."""
     transform = Affine(*image.transform)
     middle = transform * (image.width / 2, image.height / 2)
@@ -274,7 +276,7 @@ def _pixel(own: Affine, crs, image: Image) -> tuple:
     return there.transform(xs, ys, direction="INVERSE")
 
 
-def _check_heights(heights: np.ndarray, source) -> None:
+def _check_heights(heights: np.ndarray, source: object) -> None:
     if len(heights) and (np.nanmin(heights) < LOWEST or np.nanmax(heights) > HIGHEST):
         raise InvalidAnchors(
             f"{source} holds heights from {np.nanmin(heights):g} to {np.nanmax(heights):g}, which are none in meters: "
@@ -282,7 +284,7 @@ def _check_heights(heights: np.ndarray, source) -> None:
         )
 
 
-def _known(table: pd.DataFrame, source, image: Image) -> pd.DataFrame:
+def _known(table: pd.DataFrame, source: object, image: Image) -> pd.DataFrame:
     table = table[table.predicted.notna()].reset_index(drop=True)
     if not len(table):
         raise InvalidAnchors(f"{source}: no anchor lies on predicted ground of {image.path}; give heights of the same place")

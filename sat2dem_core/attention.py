@@ -9,6 +9,7 @@ articles that introduced the block have it. SimAM is the same in both.
 """
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -114,6 +115,7 @@ class GlobalChannel(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         # A linear layer on each pixel is a 1x1 convolution, which spares moving the channels to the end and back.
         first, activation, second = self.channel_mlp
+        assert isinstance(first, nn.Linear) and isinstance(second, nn.Linear)
         hidden = activation(F.conv2d(x, first.weight[..., None, None], first.bias))  # (B, C/r, H, W)
         return x * torch.sigmoid(F.conv2d(hidden, second.weight[..., None, None], second.bias))
 
@@ -128,7 +130,7 @@ class GlobalSpatial(nn.Module):
         super().__init__()
         hidden = _hidden(channels, ratio)
         norm = nn.InstanceNorm2d if form == "paper" else nn.BatchNorm2d
-        padding = "replicate" if form == "paper" else "zeros"
+        padding: Literal["replicate", "zeros"] = "replicate" if form == "paper" else "zeros"
         self.spatial_attention = nn.Sequential(
             nn.Conv2d(channels, hidden, 7, padding=3, padding_mode=padding), norm(hidden), nn.ReLU(),
             nn.Conv2d(hidden, channels, 7, padding=3, padding_mode=padding), norm(channels),
@@ -136,6 +138,7 @@ class GlobalSpatial(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         first, *others = self.spatial_attention
+        assert isinstance(first, nn.Conv2d)
         weights = _conv_to_few(first, x)
         for layer in others:
             weights = layer(weights)
@@ -148,7 +151,7 @@ def _conv_to_few(conv: nn.Conv2d, x: Tensor) -> Tensor:
     The numbers are the same; a processor's vector units, which work on 16 channels, are no longer half idle.
     """
     columns = 16 // conv.out_channels
-    if columns < 2 or x.is_cuda or conv.padding_mode != "replicate" or x.shape[-1] % columns:
+    if columns < 2 or conv.bias is None or x.is_cuda or conv.padding_mode != "replicate" or x.shape[-1] % columns:
         return conv(x)
     padded = F.pad(x, (3, 3, 3, 3), mode="replicate")
     weight = torch.cat([F.pad(conv.weight, (i, columns - 1 - i)) for i in range(columns)])  # (n h, C, 7, 6 + n)

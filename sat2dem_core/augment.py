@@ -54,7 +54,8 @@ def views(
     image, dem = scene.rgb.values.astype(np.float32), scene.dem.values.astype(np.float32)
     extent = dem.shape[0] * down, dem.shape[1] * along
     pyramid = {}
-    rgb, heights, ids, misses = [], [], [], 0
+    rgb, heights, misses = [], [], 0
+    ids: list[str] = []
     while len(ids) < count:
         turn = 0.0 if plain else np.radians(rng.uniform(-TURN, TURN))
         reach = np.abs(np.cos(turn)) + np.abs(np.sin(turn))  # of a turned square, in its sides

@@ -70,10 +70,10 @@ def coarse(meters: float, gsd: tuple[float, float]) -> Predictor:
         gsd: ground sampling distance (down the rows, along the columns), meters.
     """
     def predict(rgb: Tensor, truth: Tensor) -> Tensor:
-        cells = [max(round(side * step / meters), 1) for side, step in zip(truth.shape[1:], gsd)]
+        rows, columns = (max(round(side * step / meters), 1) for side, step in zip(truth.shape[1:], gsd))
         valid = (~truth.isnan()).to(truth.dtype)
-        share = F.adaptive_avg_pool2d(valid, cells)
-        cell = F.adaptive_avg_pool2d(truth.nan_to_num(), cells) / share
+        share = F.adaptive_avg_pool2d(valid, (rows, columns))
+        cell = F.adaptive_avg_pool2d(truth.nan_to_num(), (rows, columns)) / share
         cell = torch.where(share > 0, cell, tile_mean(truth))  # a cell without elevation
         return F.interpolate(cell.unsqueeze(1), size=truth.shape[1:], mode="bicubic").squeeze(1)
 

@@ -10,11 +10,12 @@ import platform
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -83,10 +84,10 @@ def _extremes(tiles: Tiles) -> np.ndarray:
     return np.concatenate([np.stack(row, -1)[:, None] for row in rows])
 
 
-def _cut_parts(config: Config, scene: xr.Dataset) -> list[Tiles]:
+def _cut_parts(config: Config, scene: xr.Dataset) -> tuple[Tiles, Tiles, Tiles]:
     if config.split == "space":
-        strides = (config.stride, config.tile // 2, config.tile)
-        return [cut(region, config.tile, step) for region, step in zip(divide(scene), strides)]
+        west, south, east = divide(scene)
+        return cut(west, config.tile, config.stride), cut(south, config.tile, config.tile // 2), cut(east, config.tile)
     tiles = cut(scene, config.tile, config.stride)
     if config.split == "blocks":
         parts = split_groups(block_of(tiles), config.version)
@@ -94,7 +95,8 @@ def _cut_parts(config: Config, scene: xr.Dataset) -> list[Tiles]:
         parts = paper_split(config.version, len(tiles))
     if not all(parts):
         raise NoTiles(f"{len(tiles)} tiles are too few for the paper's split: choose smaller tiles or stride")
-    return [tiles.take(part) for part in parts]
+    train, validation, test = (tiles.take(part) for part in parts)
+    return train, validation, test
 
 
 @dataclass(frozen=True)
@@ -133,13 +135,15 @@ class Batches:
         self.tiles, self.rank, self.processes = data.train, rank, processes
         if room is None:
             room = torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else sys.maxsize
-        source = data.train if data.region is None else data.region
+        source: Any = data.train if data.region is None else data.region
         arrays = [source.rgb, source.dem] if data.region is None else [source.rgb.values, source.dem.values]
         in_memory = all(type(array) is np.ndarray for array in arrays)  # a memmap, for one, is more than that
         self.resident = in_memory and sum(array.nbytes for array in arrays) <= room
         self.where = f"on the {device.type}" if self.resident else "in host memory" if in_memory else "on disk"
+        self.rgb: Any
+        self.dem: Any  # tensors on the device, or arrays beside it
         self.rgb, self.dem = [torch.from_numpy(array).to(device) for array in arrays] if self.resident else arrays
-        self.corners = None
+        self.corners: Tensor | None = None
         if data.region is not None:
             self._crop_from(*(torch.as_tensor(array) for array in (self.rgb, self.dem)))
         elif not self.resident and rank == 0:
@@ -196,8 +200,8 @@ class Batches:
             return self.rgb[index], self.dem[index]
         numbers, place = index.sort()  # arrays on disk want their numbers in order
         arrays = (np.asarray(array[numbers.numpy()]) for array in (self.rgb, self.dem))
-        tensors = (torch.from_numpy(array)[place.argsort()] for array in arrays)
-        return tuple(tensor.pin_memory() if self.device.type == "cuda" else tensor for tensor in tensors)
+        rgb, dem = (torch.from_numpy(array)[place.argsort()] for array in arrays)
+        return (rgb.pin_memory(), dem.pin_memory()) if self.device.type == "cuda" else (rgb, dem)
 
 
 def _mirror(tiles: Tensor, chosen: Tensor, axis: int) -> Tensor:
@@ -207,7 +211,7 @@ def _mirror(tiles: Tensor, chosen: Tensor, axis: int) -> Tensor:
 def _ahead(function: Callable, items: Iterable) -> Iterator:
     """``map``, in a thread that is one item ahead."""
     with ThreadPoolExecutor(1) as thread:
-        waiting = deque()
+        waiting: deque[Future] = deque()
         for item in items:
             waiting.append(thread.submit(function, item))
             if len(waiting) > 1:

@@ -176,7 +176,7 @@ class Model:
     config: Config
 
     @torch.inference_mode()
-    def predict(self, rgb: np.ndarray, batch: int = 32) -> Tensor:
+    def predict(self, rgb: np.ndarray | Tensor, batch: int = 32) -> Tensor:
         """Normalized elevation for uint8 tiles, an array of any kind: (N, 3, T, T) to (N, T, T) float32 on the CPU."""
         device = next(self.generator.parameters()).device
         parts = (torch.as_tensor(np.asarray(rgb[at : at + batch])) for at in range(0, len(rgb), batch))

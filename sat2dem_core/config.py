@@ -100,8 +100,9 @@ class Config:
         choose("flips", self.flips, FLIPS)
         for field in fields(self):
             value = getattr(self, field.name)
-            if not isinstance(value, int | float if field.type is float else field.type):
-                raise InvalidConfig(f"{field.name} is {value!r}: give {field.type.__name__}")
+            kind: Any = field.type
+            if not isinstance(value, int | float if kind is float else kind):
+                raise InvalidConfig(f"{field.name} is {value!r}: give {kind.__name__}")
         for name in ("batch", "accumulate", "steps", "stride", "features", "validate_every", "learning_rate", "l1_weight"):
             if not 0 < getattr(self, name) < math.inf:
                 raise InvalidConfig(f"{name} is {getattr(self, name)}: give a positive number")
@@ -146,7 +147,7 @@ PRESETS = {
 
 def meanings() -> dict[str, str]:
     """What each setting means, from :class:`Config`'s docstring: the one source, also of the shell's help."""
-    text = inspect.cleandoc(Config.__doc__).split("Attributes:\n")[1]
+    text = inspect.cleandoc(Config.__doc__ or "").split("Attributes:\n")[1]
     entries = re.findall(r"^ {4}(\w[\w, ]*): (.*(?:\n {8}.*)*)", text, re.MULTILINE)
     return {
         name: re.sub(r":\w+:`([^`]*)`", r"\1", " ".join(meaning.replace("``", "").split()))

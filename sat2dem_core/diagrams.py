@@ -100,12 +100,13 @@ def _shapes(network: nn.Module, *inputs: tuple[int, ...]) -> dict[str, tuple[int
     return found
 
 
-def _told(conv: nn.Conv2d | nn.ConvTranspose2d) -> str:
+def _told(conv: nn.Module | Tensor) -> str:
+    assert isinstance(conv, nn.Conv2d | nn.ConvTranspose2d)
     side, stride = conv.kernel_size[0], conv.stride[0]
     return f"{side} × {side}, stride {stride}"
 
 
-def _attends(module: nn.Module) -> bool:
+def _attends(module: nn.Module | Tensor) -> bool:
     return not isinstance(module, NoAttention)
 
 
@@ -144,10 +145,9 @@ def unet(network: UNet) -> Diagram:
     canvas.box(WIDTH / 2, bottom, 130, f"{channels}, {side} px", DOWN)
     canvas.arrow((left, bottom - step + 16), (left, bottom), (WIDTH / 2 - 65, bottom))
     canvas.arrow((WIDTH / 2 + 65, bottom), (right, bottom), (right, bottom - step + 16))
-    down, up = network.initial_down[0], network.final_up[0]
     y = bottom + 46
     legend = [
-        f"down: convolution {_told(down)};  up: transposed, {_told(up)}", "across: a skip connection, set beside what came up",
+        f"down: convolution {_told(network.initial_down[0])};  up: transposed, {_told(network.final_up[0])}", "across: a skip connection, set beside what came up",
         *(["dashed: with dropout"] if any(isinstance(module.dropout, Dropout) for _, module in ups) else []),
         f"last: {type(network.final_up[-1]).__name__.lower()}, from −1 to 1",
     ]
@@ -170,7 +170,7 @@ def patchgan(network: PatchGAN, tile: int = 256) -> Diagram:
     canvas.box(x + 85, y, 160, f"height, 1 × {tile}²", DATA)
     canvas.text(450, y + 6, "one value sees")
     for row, (name, module) in enumerate(layers, start=1):
-        conv = module if isinstance(module, nn.Conv2d) else module[0]
+        conv = next(layer for layer in module.modules() if isinstance(layer, nn.Conv2d))
         seen, jump = seen + (conv.kernel_size[0] - 1) * jump, jump * conv.stride[0]
         channels, side = shapes[name]
         top, y = y, y + step

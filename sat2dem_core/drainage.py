@@ -9,6 +9,7 @@ is unknown, to both sides alike, so the channels are those of water that falls o
 """
 
 import math
+from types import ModuleType
 
 import numpy as np
 from scipy.ndimage import maximum_filter
@@ -20,7 +21,7 @@ PIXELS = 512  # that drain through a channel: 0.46 km² at 30 m
 Elevation = Tensor | np.ndarray
 
 
-def _router():
+def _router() -> ModuleType:
     try:
         import pyflwdir  # here, for it brings numba: 200 MB that nothing else needs
     except ImportError as error:

@@ -53,7 +53,7 @@ def trained_question(normalization: str) -> str:
     return "absolute" if normalization == "global" else "above minimum"
 
 
-def elevations(model: Model, rgb, truth: Tensor) -> dict[str, Tensor]:
+def elevations(model: Model, rgb: np.ndarray | Tensor, truth: Tensor) -> dict[str, Tensor]:
     """A model's prediction in meters for each of ``QUESTIONS``: tiles (N, 3, T, T) uint8 to (N, T, T).
 
     Args:
@@ -184,7 +184,8 @@ def _count(truth: Tensor, water: Tensor | None) -> np.ndarray:
 def _batches(tiles: Tiles) -> Iterator[tuple[Tensor, Tensor]]:
     """Tiles in parts, also from disk."""
     for start in range(0, len(tiles), BATCH):
-        yield tuple(torch.from_numpy(np.asarray(array[start : start + BATCH])) for array in (tiles.rgb, tiles.dem))
+        rgb, dem = (torch.from_numpy(np.asarray(array[start : start + BATCH])) for array in (tiles.rgb, tiles.dem))
+        yield rgb, dem
 
 
 def _baselines(train: Tiles, gsd: tuple[float, float]) -> dict[str, dict[str, Predictor]]:
@@ -196,13 +197,18 @@ def _baselines(train: Tiles, gsd: tuple[float, float]) -> dict[str, dict[str, Pr
     def ask(predictor: Predictor, question: str, rgb: Tensor, truth: Tensor) -> Tensor:
         return put_question(predictor(rgb, truth), question)
 
+    def pairs(question: str) -> Iterator[tuple[Tensor, Tensor]]:
+        return ((rgb, put_question(dem, question)) for rgb, dem in _batches(train))
+
+    def asked_mean(question: str, rgb: Tensor, truth: Tensor) -> Tensor:
+        # the mean of what is asked: that of the elevation, put to the question, were zero
+        return baselines.mean(rgb, put_question(truth, question))
+
     found = {}
     for question in QUESTIONS:
-        pairs = lambda: ((rgb, put_question(dem, question)) for rgb, dem in _batches(train))
-        fitted = {"constant": baselines.constant(pairs()), "color": baselines.color(pairs())}
+        fitted = {"constant": baselines.constant(pairs(question)), "color": baselines.color(pairs(question))}
         found[question] = fitted | {name: partial(ask, predictor, question) for name, predictor in truth_based.items()}
-        # the mean of what is asked: that of the elevation, put to the question, were zero
-        found[question]["tile mean"] = lambda rgb, truth, question=question: baselines.mean(rgb, put_question(truth, question))
+        found[question]["tile mean"] = partial(asked_mean, question)
     return found
 
 
@@ -215,7 +221,7 @@ def ssim_scale(question: str, normalization: Normalization) -> tuple[float, floa
 
 def _table(rows: dict[tuple[str, str], dict]) -> pd.DataFrame:
     index = pd.MultiIndex.from_tuples(rows, names=["question", "predictor"])
-    return pd.DataFrame(rows.values(), index, columns=list(max(rows.values(), key=len)), dtype=float)
+    return pd.DataFrame(rows.values(), index, columns=max(map(list, rows.values()), key=len), dtype=float)
 
 
 def _classes(measures: dict[tuple[str, str], Measures]) -> pd.DataFrame:
@@ -228,7 +234,8 @@ def _classes(measures: dict[tuple[str, str], Measures]) -> pd.DataFrame:
 
 
 def _spectra(measures: dict[tuple[str, str], Measures]) -> pd.DataFrame:
-    columns, wavelengths = {}, []
+    columns: dict[str, np.ndarray] = {}
+    wavelengths = np.empty(0)
     for (question, name), measure in measures.items():
         if question == "relief" and measure.power is not None:
             truth, predicted, error = measure.power[:, 1:].numpy()

@@ -88,8 +88,8 @@ def import_folders(
         raise DamagedStore(f"{folder} holds {len(dems)} original_DEM_cell_<i>.tif and {len(images)} images in a folder named {kind}: check the path")
     for have, lack, what in ((images, dems, "DEM"), (dems, images, "image")):
         if lonely := sorted(have.keys() - lack.keys()):
-            names = ", ".join(have[number].name for number in lonely[:5])
-            raise DamagedStore(f"{folder}: {len(lonely)} files have no {what} of their number ({names}, …): add it, or remove them")
+            some = ", ".join(have[number].name for number in lonely[:5])
+            raise DamagedStore(f"{folder}: {len(lonely)} files have no {what} of their number ({some}, …): add it, or remove them")
     table = folder / "tiles.csv"
     names = _names(table)
     jobs = {names.get(str(number), f"cell_{number:05d}"): (images[number], dems[number]) for number in sorted(dems)}

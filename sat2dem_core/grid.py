@@ -12,9 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import shapely
+from numpy.typing import ArrayLike
 from odc.geo.geobox import GeoBox
 from pyproj import CRS, Transformer
 from pyproj.exceptions import CRSError
@@ -28,7 +30,8 @@ PIXELS, RESOLUTION = 256, 30.0  # px, meters: the paper's
 SIDE = PIXELS * RESOLUTION  # meters
 FAR = 10  # degrees outside the area that a CRS is made for; far enough, projections tend to infinity
 
-Region = tuple[float, float, float, float] | shapely.Geometry | str | os.PathLike
+Bounds: TypeAlias = tuple[float, float, float, float]  # west, south, east, north
+Region: TypeAlias = tuple[float, float, float, float] | shapely.Geometry | str | os.PathLike
 
 
 @dataclass(frozen=True, order=True)
@@ -86,7 +89,7 @@ def footprints(epsg: int, columns: np.ndarray, rows: np.ndarray) -> np.ndarray:
     y = (rows[:, None] + np.array([0.5, 0, 0, 1, 1])) * SIDE
     lon, lat = _to_degrees(epsg).transform(x, y)
     lon -= 360 * np.round((lon - lon[:, :1]) / 360)  # on the center's side of the antimeridian, at 180.1 if need be
-    return shapely.polygons(np.stack([lon, lat], -1)[:, 1:])
+    return np.asarray(shapely.polygons(np.stack([lon, lat], -1)[:, 1:]))
 
 
 def read_region(region: Region) -> shapely.Geometry:
@@ -203,12 +206,12 @@ def _to_degrees(epsg: int) -> Transformer:
     return Transformer.from_crs(f"EPSG:{epsg}", "EPSG:4326", always_xy=True)
 
 
-def _utm(lon, lat) -> np.ndarray:
+def _utm(lon: ArrayLike, lat: ArrayLike) -> np.ndarray:
     """EPSG code of the UTM zone (six degrees wide everywhere: the exceptions around Norway are not followed)."""
     return np.where(np.asarray(lat) >= 0, 32600, 32700) + np.clip((np.asarray(lon) + 180) // 6, 0, 59).astype(int) + 1
 
 
-def _utm_zones(bounds) -> list[int]:
+def _utm_zones(bounds: Bounds) -> list[int]:
     # A square whose center lies next door may still reach over the border: one zone more on each side.
     west, south, east, north = bounds
     lons = np.arange(max(math.floor((west + 180) / 6) - 1, 0), min(math.floor((east + 180) / 6) + 1, 59) + 1) * 6 - 177
@@ -216,7 +219,7 @@ def _utm_zones(bounds) -> list[int]:
     return sorted({int(_utm(lon, lat)) for lon in lons for lat in lats})
 
 
-def _within_zone(bounds, epsg: int, crs) -> tuple[float, float, float, float]:
+def _within_zone(bounds: Bounds, epsg: int, crs: str | None) -> Bounds:
     """The part of the bounds near the zone, where its projection is meant to be used; in a CRS given, all of it."""
     west, south, east, north = bounds
     if crs:
@@ -232,16 +235,17 @@ def _projected(crs: str, geometry: shapely.Geometry) -> int:
     except CRSError as error:
         raise InvalidRegion(f"crs {crs!r} is not known ({error}): give a code such as EPSG:3035") from error
     meters = parsed.is_projected and all(axis.unit_conversion_factor == 1 for axis in parsed.axis_info)
-    if not meters or parsed.to_epsg() is None:
+    code = parsed.to_epsg()
+    area = CRS.from_epsg(code).area_of_use if meters and code else None
+    if code is None or area is None:
         raise InvalidRegion(
             f"crs {crs!r} ({parsed.name}) is no projection in meters with an EPSG code: tiles of 30 m need one, such as "
             "EPSG:3035, or none to use UTM"
         )
-    area = CRS.from_epsg(parsed.to_epsg()).area_of_use
     spans = [(area.west, area.east)] if area.west <= area.east else [(area.west, 180), (-180, area.east)]
     if min(geometry.distance(shapely.box(west, area.south, east, area.north)) for west, east in spans) > FAR:
         raise InvalidRegion(
             f"crs {crs!r} ({parsed.name}) is made for longitudes {area.west} to {area.east}, latitudes {area.south} to "
             f"{area.north}; the region {geometry.bounds} is far from there: choose another, or none to use UTM"
         )
-    return parsed.to_epsg()
+    return code

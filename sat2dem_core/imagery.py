@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import rasterio
@@ -17,6 +18,7 @@ from affine import Affine
 from pyproj import CRS, Geod, Transformer
 from rasterio.enums import ColorInterp, Resampling
 from rasterio.errors import RasterioError
+from rasterio.io import DatasetReader
 from rasterio.vrt import WarpedVRT
 from rasterio.warp import calculate_default_transform
 from rasterio.windows import Window
@@ -82,7 +84,7 @@ class Image:
             shape = math.ceil(file.height * share), math.ceil(file.width * share)
             return self._masked(file, out_shape=(3, *shape))
 
-    def _masked(self, file, **how) -> tuple[np.ndarray, np.ndarray]:
+    def _masked(self, file: DatasetReader, **how: Any) -> tuple[np.ndarray, np.ndarray]:
         try:
             values = file.read(self.bands, **how)
             if "out_shape" in how:
@@ -139,23 +141,22 @@ def open_image(
     with file:
         chosen = _bands(file, path, bands)
         crs, transform, height, width = file.crs, file.transform, file.height, file.width
-        if nodata == "declared":
-            nodata = file.nodatavals[chosen[0] - 1]
+        blank: Any = file.nodatavals[chosen[0] - 1] if nodata == "declared" else nodata
         dtype = file.dtypes[chosen[0] - 1]
     if dtype.startswith("complex"):
         raise UnsupportedImagery(f"{path} holds complex numbers ({dtype}): give reflectance or uint8")
     placed = crs is not None and (crs.is_geographic or crs.is_projected) and not transform.is_identity
-    if not placed and gsd is None:
-        raise MissingCRS(
-            f"{path} does not say where on Earth it lies (no coordinate reference system or geotransform): set both with "
-            "gdal_edit.py, or say how large its pixels are in meters (--gsd) for a DEM that lies nowhere"
-        )
     if not placed:
+        if gsd is None:
+            raise MissingCRS(
+                f"{path} does not say where on Earth it lies (no coordinate reference system or geotransform): set both with "
+                "gdal_edit.py, or say how large its pixels are in meters (--gsd) for a DEM that lies nowhere"
+            )
         warnings.warn(
             f"{path} lies nowhere on Earth: neither will the DEM, and its heights rest on the word that a pixel is {gsd:g} m "
             "and the sun in the south-east", stacklevel=2,
         )
-        image = Image(str(path), chosen, None, tuple(Affine.scale(gsd, -gsd))[:6], height, width, gsd, None, nodata, None, False)
+        image = Image(str(path), chosen, None, tuple(Affine.scale(gsd, -gsd))[:6], height, width, gsd, None, blank, None, False)
     else:
         own, ratio, latitude = _ground(crs, transform, width, height)
         work = gsd or min(max(own, finest), coarsest)
@@ -172,22 +173,22 @@ def open_image(
             warped = True
         else:
             warped = False
-        image = Image(str(path), chosen, crs.to_wkt(), tuple(transform)[:6], height, width, own, latitude, nodata, None, warped)
+        image = Image(str(path), chosen, crs.to_wkt(), tuple(transform)[:6], height, width, own, latitude, blank, None, warped)
     return _look(image, dtype, stretch)
 
 
-def _bands(file, path: Path, bands: Sequence[int | str] | None) -> tuple[int, int, int]:
+def _bands(file: DatasetReader, path: Path, bands: Sequence[int | str] | None) -> tuple[int, int, int]:
     names = [(name or "").lower() for name in file.descriptions]
     colors = [color.name for color in file.colorinterp]
 
     def find(color: str) -> int | None:
         named = [i for i, name in enumerate(names, 1) if name in NAMES[color]]
-        return (named or [i for i, name in enumerate(colors, 1) if name == color] or [None])[0]
+        return next(iter(named or [i for i, name in enumerate(colors, 1) if name == color]), None)
 
     if bands is None:
-        found = tuple(map(find, NAMES))
-        if None not in found:
-            return found
+        red, green, blue = map(find, NAMES)
+        if red and green and blue:
+            return red, green, blue
         usual = file.count == 3 or (file.count == 4 and ColorInterp.alpha in file.colorinterp)
         if usual:
             return 1, 2, 3
@@ -196,33 +197,37 @@ def _bands(file, path: Path, bands: Sequence[int | str] | None) -> tuple[int, in
         )
     chosen = []
     for band in bands:
-        text = str(band).strip().lower()
+        text, number = str(band).strip().lower(), None
         if text.isdigit():
             number = int(text)
         elif text in names:
             number = names.index(text) + 1
-        else:
-            number = find(text) if text in NAMES else None
+        elif text in NAMES:
+            number = find(text)
         if number is None or not 1 <= number <= file.count:
             known = ", ".join(filter(None, file.descriptions)) or "no names"
             raise UnsupportedImagery(f"{path} has no band {band}: it has {file.count}, with {known}")
         chosen.append(number)
     if len(chosen) != 3:
         raise UnsupportedImagery(f"{len(chosen)} band(s) given for {path}: give three, red, green and blue")
-    return tuple(chosen)
+    red, green, blue = chosen
+    return red, green, blue
 
 
-def _ground(crs, transform: Affine, width: int, height: int) -> tuple[float, float, float]:
+def _ground(crs: Any, transform: Affine, width: int, height: int) -> tuple[float, float, float]:
     """Ground sampling distance at the center (meters, of a square of the pixel's area), its aspect ratio, and the latitude."""
     to_degrees = Transformer.from_crs(CRS.from_user_input(crs), "EPSG:4326", always_xy=True)
     x, y = width / 2, height / 2
     ends = [(x - 0.5, y), (x + 0.5, y), (x, y - 0.5), (x, y + 0.5)]
-    lon, lat = to_degrees.transform(*zip(*(transform * end for end in ends)))
+    xs, ys = zip(*(transform * end for end in ends))
+    lon, lat = to_degrees.transform(xs, ys)
     along, down = Geod(ellps="WGS84").inv(lon[::2], lat[::2], lon[1::2], lat[1::2])[2]
     return math.sqrt(along * down), along / down, sum(lat) / 4
 
 
-def _grid(crs, transform: Affine, width: int, height: int, own: float, work: float, straight: bool):
+def _grid(
+    crs: Any, transform: Affine, width: int, height: int, own: float, work: float, straight: bool
+) -> tuple[Affine, int, int, Any]:
     """A grid of square pixels that covers the image."""
     if straight:
         factor = work / own

@@ -66,7 +66,8 @@ def cross_validate(
     tiles, rows = cut(scene, config.tile), []
     normalization = Normalization.fit(config.normalization, tiles.dem)
     for block, (fold, parts) in tqdm([(b, pair) for b in blocks for pair in enumerate(folds(tiles, b, count, config.seed))], unit="run"):
-        data = Data(*(tiles.take(part) for part in parts), normalization)
+        train_tiles, validation, test = (tiles.take(part) for part in parts)
+        data = Data(train_tiles, validation, test, normalization)
         run = train(config, data=data, progress=False)
         found = evaluate(run.model(), data.test, data.train).tiles
         meters = np.array(tiles.gsd)

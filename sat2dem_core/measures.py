@@ -39,13 +39,13 @@ class Tally:
     def add(self, errors: Tensor, group: Tensor | None = None) -> None:
         """Errors (N,), none of them NaN, and the group of each, all the first when not given."""
         values, wide = errors.float().numpy(), errors.double().numpy()
-        group = np.zeros(len(values), np.uint8) if group is None else group.numpy().astype(np.uint8)
+        of = np.zeros(len(values), np.uint8) if group is None else group.numpy().astype(np.uint8)
         if self.groups == 1:
             self.sums[:, 0] += len(wide), wide.sum(), np.abs(wide).sum(), wide @ wide
         else:
             for row, weights in enumerate((None, wide, np.abs(wide), wide**2)):
-                self.sums[row] += np.bincount(group, weights, self.groups)
-        self.kept.append((values, group))
+                self.sums[row] += np.bincount(of, weights, self.groups)
+        self.kept.append((values, of))
         if self.counts is not None or self.sums[0].sum() > KEPT:
             for part in self.kept:
                 self._count(*part)
@@ -80,6 +80,7 @@ class Tally:
 
     def _distribution(self, group: int) -> tuple[np.ndarray, np.ndarray]:
         """Shares of errors below the edges of the histogram."""
+        assert self.counts is not None
         shares = np.concatenate([[0], np.cumsum(self.counts[group])]) / self.sums[0, group]
         return shares, np.linspace(-self.reach, self.reach, self.bins + 1)
 
@@ -172,7 +173,8 @@ class Measures:
             self._form(prediction, truth, valid, steep, relief)
         if self.scale:
             low, high, data_range = self.scale
-            self.similarity.add(ssim(*((dem - low) / (high - low) for dem in (prediction, truth)), data_range))
+            ours, theirs = ((dem - low) / (high - low) for dem in (prediction, truth))
+            self.similarity.add(ssim(ours, theirs, data_range))
         return self._tiles(error, truth, valid, relief)
 
     def _tiles(self, error: Tensor, truth: Tensor, valid: Tensor, relief: Tensor) -> Tensor:
@@ -214,6 +216,8 @@ class Measures:
 
     def wavelengths(self) -> np.ndarray:
         """Of the columns 1, 2, ... of ``power`` (3 x them: truth, prediction, error; column 0 is the mean), meters."""
+        if self.power is None:
+            raise NoTiles("there is no spectrum: no square tile without nodata was seen")
         size = 2 * (self.power.shape[1] - 1)
         return size * max(self.gsd) / np.arange(1, size // 2 + 1)
 
@@ -228,6 +232,7 @@ class Measures:
         if not self.errors.sums[0, 0]:
             raise NoTiles("there is nothing to score: no tile has a valid elevation")
         row = self.errors.result()
+        assert row["pixels"] is not None and row["RMSE"] is not None  # of one pixel or more
         spread = self.truth_squared - self.truth**2 / row["pixels"]
         row |= {
             "R2": 1 - row["pixels"] * row["RMSE"] ** 2 / spread if spread > 1e-9 * self.truth_squared else None,

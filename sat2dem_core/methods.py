@@ -28,6 +28,8 @@ class Method(nn.Module):
         config: a method reads of it what it needs.
     """
 
+    place: tuple[int, int]  # in a step, the first row at hand and the number of rows in the whole batch
+
     def __init__(self, config: Config):
         super().__init__()
         self.config = config
@@ -48,15 +50,15 @@ class Method(nn.Module):
         """
         self.meters, self.gsd = meters, gsd
         self.device = next(self.parameters()).device
-        self.half = half_type(self.device) if self.config.precision == "mixed" else None
+        self.reduced = half_type(self.device) if self.config.precision == "mixed" else None
         # Only float16 needs it: its smallest numbers are larger than many gradients.
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.half == torch.float16)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.reduced == torch.float16)
         if self.device.type == "cuda":
             torch.backends.cudnn.benchmark = True  # every batch has one shape
-            torch.backends.cuda.matmul.allow_tf32 = self.half is not None  # convolutions have it anyway
+            torch.backends.cuda.matmul.allow_tf32 = self.reduced is not None  # convolutions have it anyway
         for name, network in self.named_children():
-            if self.half is not None and self.device.type == "cuda":  # what tensor cores read; processors gain nothing
-                network.to(memory_format=torch.channels_last)
+            if self.reduced is not None and self.device.type == "cuda":  # what tensor cores read; processors gain nothing
+                network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             self.optimizers[name] = torch.optim.Adam(
                 network.parameters(), lr=self.config.learning_rate, betas=(0.5, 0.999), fused=True
             )
@@ -71,7 +73,7 @@ class Method(nn.Module):
 
     def autocast(self) -> torch.autocast:
         """The context in which networks run: 16 bits where the precision is mixed."""
-        return torch.autocast(self.device.type, self.half, enabled=self.half is not None)
+        return torch.autocast(self.device.type, self.reduced, enabled=self.reduced is not None)
 
     def step(
         self, image: Tensor, dem: Tensor, first: int = 0, total: int | None = None, weight: float = 1.0
@@ -96,8 +98,8 @@ class Method(nn.Module):
         while True:  # each turn is one network's: every part adds its gradient, then the network steps
             for part in parts:
                 name, loss = part.turn(weight * part.count / count)
-                if name:
-                    losses[name] = losses.get(name, 0) + loss
+                if name is not None and loss is not None:
+                    losses[name] = losses[name] + loss if name in losses else loss
             if name in self.optimizers:
                 self.descend(name)
             elif name is None:
@@ -194,6 +196,8 @@ class _Part:
         method.place = (self.first, self.total)
         with method.autocast():
             name, loss = next(self.update, (None, None))
+        if name is None or loss is None:
+            return None, None
         if name in method.optimizers:
             scaled = method.scaler.scale(loss * weight)
             if name == "generator":
@@ -201,7 +205,7 @@ class _Part:
                 (self.fake if self.alone else self.generate()).backward(self.leaf.grad)
             else:
                 scaled.backward(inputs=list(getattr(method, name).parameters()))
-        return name, None if name is None else loss.detach() * weight
+        return name, loss.detach() * weight
 
 
 class UNetMethod(Method):

@@ -60,7 +60,7 @@ class Dropout(nn.Dropout):
 class Block(nn.Module):
     """Convolution, norm and activation; then attention; then dropout."""
 
-    def __init__(self, conv: nn.Module, activation: nn.Module, attention: str, form: str, dropout: bool = False):
+    def __init__(self, conv: nn.Conv2d | nn.ConvTranspose2d, activation: nn.Module, attention: str, form: str, dropout: bool = False):
         super().__init__()
         channels = conv.out_channels
         self.conv = nn.Sequential(conv, nn.InstanceNorm2d(channels, affine=True), activation)

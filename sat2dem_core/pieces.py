@@ -81,7 +81,7 @@ def _filled(rgb: np.ndarray, seen: np.ndarray) -> np.ndarray:
     return rgb if seen.all() else np.where(seen, rgb, rgb[:, seen].mean(1).astype(np.uint8)[:, None, None])
 
 
-def _ensemble(members: list[Weights], tiles: np.ndarray, mirrored: tuple[int, ...], seen: np.ndarray):
+def _ensemble(members: list[Weights], tiles: np.ndarray, mirrored: tuple[int, ...], seen: np.ndarray) -> tuple[np.ndarray, ...]:
     """What all members say of tiles (N, 3, T, T) whose sun stands in the south-east: mean and standard deviation, in place.
 
     Each member sees the tile and its mirror image about the diagonal, which leaves the sun in the south-east.

@@ -4,15 +4,20 @@ Elevation is drawn in a perceptually uniform map over its hillshade, errors in a
 panels of one row share their limits, which a color bar with a unit states.
 """
 
+from typing import Any
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
 import xarray as xr
+from cycler import cycler
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
 from matplotlib.collections import PatchCollection
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
+from matplotlib.patches import Circle, Rectangle
 
 from sat2dem_core.checkpoints import Run
 from sat2dem_core.files import replacing
@@ -21,17 +26,17 @@ from sat2dem_core.scenes import ground_sampling_distance
 ELEVATION, ERROR, SHADE = "viridis", "RdBu_r", "gray"
 SUN = 315.0, 45.0  # azimuth and elevation, degrees: the cartographers' sun, north-west and half way up
 WIDTH = 7.0  # inches, of a figure as wide as the page: its text is legible on a phone, where it shrinks to half
-STYLE = {
+STYLE: dict[str, Any] = {
     "figure.dpi": 130, "font.size": 11.5, "axes.titlesize": 11.5, "axes.labelsize": 11.5, "legend.fontsize": 10.5,
     "xtick.labelsize": 10.5, "ytick.labelsize": 10.5, "axes.spines.top": False, "axes.spines.right": False,
     # Okabe and Ito's colors, which the color-blind tell apart, without their yellow, which nobody sees on white
-    "axes.prop_cycle": plt.cycler(color=["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000"]),
+    "axes.prop_cycle": cycler(color=["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000"]),
 }
 
 
 def use_style() -> None:
     """Draw what follows as the book does: sizes of text for a page and a phone, colors for every eye."""
-    plt.rcParams.update(STYLE)
+    plt.style.use(STYLE)
 
 
 def hillshade(
@@ -98,7 +103,7 @@ def show_error(
     _bar(axis, drawn, label)
 
 
-def _bar(axis: Axes, drawn, label: str | None) -> None:
+def _bar(axis: Axes, drawn: ScalarMappable, label: str | None) -> None:
     if label is not None:
         axis.figure.colorbar(drawn, ax=axis, shrink=0.75, pad=0.03, label=label)
 
@@ -146,9 +151,9 @@ def prediction_figure(
         show_dem(panels[1], truth[row], gsd, names[1], limits, label=None)
         show_dem(panels[2], prediction[row], gsd, names[2], limits, label=None)
         show_error(panels[3], error[row], gsd, names[3], limit, label=None)
-    drawn = plt.cm.ScalarMappable(plt.Normalize(*limits), ELEVATION)
+    drawn = ScalarMappable(Normalize(*limits), ELEVATION)
     figure.colorbar(drawn, ax=axes[:, 1:3], location="bottom", shrink=0.6, aspect=40, label=label)
-    drawn = plt.cm.ScalarMappable(plt.Normalize(-limit, limit), ERROR)
+    drawn = ScalarMappable(Normalize(-limit, limit), ERROR)
     figure.colorbar(drawn, ax=axes[:, 3:], location="bottom", shrink=0.9, label="prediction − truth, m")
     return figure
 
@@ -191,7 +196,7 @@ def quality_figure(table: pd.DataFrame, histogram: tuple[np.ndarray, np.ndarray]
     relief.set(title="Relief and clouds", xlabel="highest minus lowest point, m", ylabel="cloud in the looks, %", ylim=(0, None))
     dots = shift.scatter(table.east, table.down, c=table.shading, cmap="cividis", vmin=0, s=14)
     figure.colorbar(dots, ax=shift, label="correlation with shading")
-    shift.add_patch(plt.Circle((0, 0), 1, fill=False, color="gray"))
+    shift.add_patch(Circle((0, 0), 1, fill=False, color="gray"))
     reach = max(2.0, 1.1 * np.nanmax(np.abs(table[["east", "down"]].values), initial=0))
     shift.set(title="Image against elevation", xlabel="px to the east", ylabel="px down", xlim=(-reach, reach), ylim=(reach, -reach), aspect="equal")
     for axis in (where, height, relief, shift):

@@ -208,8 +208,8 @@ def _stage(
         shared = client.scatter(more, broadcast=True) if more else ()
         futures = {client.submit(work, plan, number, *shared, pure=False): number for number in missing}
         done = ((futures[future], future.result()) for future in as_completed(futures))
-    bar = {"total": len(files), "initial": len(files) - len(missing), "desc": f"{name}s", "disable": not progress}
-    for number, told in tqdm(done, **bar):
+    bar = tqdm(done, f"{name}s", len(files), initial=len(files) - len(missing), disable=not progress)
+    for number, told in bar:
         with replacing(Path(plan.folder) / f"{name}-{number:05d}.json") as beside:
             beside.write_text(json.dumps(told))
     return [json.loads(file.read_text()) for file in files]
@@ -231,7 +231,7 @@ class _Finish:
         return np.stack([elevation, interval * self.factor, distance]).astype(np.float32)
 
 
-def _tags(plan: Plan, members: list[Weights], first: Weights, fit: Fit, anchors, lowered: float) -> dict[str, str]:
+def _tags(plan: Plan, members: list[Weights], first: Weights, fit: Fit, anchors: object, lowered: float) -> dict[str, str]:
     """What the file says about itself."""
     surroundings = f" of heights about their surroundings, {plan.tile * plan.image.gsd / 1000:.3g} km"
     told = {

@@ -73,7 +73,8 @@ def elevation_histogram(path: str | os.PathLike, bins: int = 60) -> tuple[np.nda
     """How many pixels lie how high: counts (bins) and limits (bins + 1) in meters."""
     store = open_store(path)
     edges = np.linspace(*elevation_range(store), bins + 1)
-    return sum(np.histogram(chunk.dem.values, edges)[0] for chunk in in_chunks(store[["dem"]])), edges
+    counts = [np.histogram(chunk.dem.values, edges)[0] for chunk in in_chunks(store[["dem"]])]
+    return np.sum(counts, axis=0), edges
 
 
 def misregistration(rgb: np.ndarray, dem: np.ndarray, sun: tuple[float, float] = MORNING) -> tuple[float, float, float]:
@@ -119,7 +120,8 @@ def _vertex(values: np.ndarray, top: int) -> float:
 
 def _measure(tile: xr.Dataset) -> dict[str, float]:
     dem = tile.dem.values
-    sun = tuple(float(tile.coords[name]) if name in tile.coords else np.nan for name in ("sun_azimuth", "sun_elevation"))
+    azimuth, altitude = (float(tile.coords[name]) if name in tile.coords else np.nan for name in ("sun_azimuth", "sun_elevation"))
+    sun = MORNING if np.isnan(azimuth + altitude) else (azimuth, altitude)
     degrees = Transformer.from_crs(str(tile.crs.item()), "EPSG:4326", always_xy=True) if tile.crs.item() else None
     center = (tile.left.item() + SIDE / 2, tile.top.item() - SIDE / 2)
     lon, lat = degrees.transform(*center) if degrees else (np.nan, np.nan)
@@ -128,7 +130,7 @@ def _measure(tile: xr.Dataset) -> dict[str, float]:
         return measures | dict.fromkeys(("low", "mean", "high", "relief", "step", "brightness", "down", "east", "shading"), np.nan)
     low, high = float(np.nanmin(dem)), float(np.nanmax(dem))
     step = max(float(np.nanmax(np.abs(np.diff(dem, axis=axis)), initial=0)) for axis in (0, 1))
-    down, east, shading = misregistration(tile.rgb.values, dem, MORNING if np.isnan(sun).any() else sun)
+    down, east, shading = misregistration(tile.rgb.values, dem, sun)
     return measures | {
         "low": low, "mean": float(np.nanmean(dem)), "high": high, "relief": high - low, "step": step,
         "brightness": float(tile.rgb.values.mean()), "down": down, "east": east, "shading": shading,

@@ -102,7 +102,7 @@ def write_zarr(
                 group[name].attrs["_CRS"] = {"wkt": image.crs}  # where GDAL looks for it
         spans = [(top, min(top + rows, image.height)) for top in range(0, image.height, rows)]
         if client is None:
-            done = (_fill(str(part), finish, *span) for span in spans)
+            done = (_fill(str(part), finish, *span) for span in spans)  # type: ignore[func-returns-value]
         else:
             done = (future.result() for future in [client.submit(_fill, str(part), finish, *span, pure=False) for span in spans])
         for _ in tqdm(done, total=len(spans), desc="writing", disable=not progress):

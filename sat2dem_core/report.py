@@ -109,9 +109,9 @@ def against_best(path: str | os.PathLike, question: str = "relief") -> pd.DataFr
     found = _Errors(path, question)
     points = {point: group.index.values for point, group in found.rows.groupby(_axes(found.rows), sort=False)}
     means = {point: np.average(found.values.values[of].mean(0), weights=found.pixels) for point, of in points.items()}
-    best = min(means, key=means.get)
+    best = min(means, key=lambda point: means[point])
     rows = {}
-    for point in sorted(means, key=means.get):
+    for point in sorted(means, key=lambda point: means[point]):
         rows[point] = {"MAE": means[point]} | _compared(found, points[point], points[best])
     return _indexed(rows, _axes(found.rows))
 

@@ -107,7 +107,7 @@ def open_pair(
     return _crop_to_elevation(scene, dem)
 
 
-def ground_sampling_distance(scene: xr.Dataset) -> tuple[float, float]:
+def ground_sampling_distance(scene: xr.Dataset | xr.DataArray) -> tuple[float, float]:
     """Size of a pixel on the ground at the scene's center: (down the rows, along the columns) in meters.
 
     >>> [round(side) for side in ground_sampling_distance(open_scene())]
@@ -144,7 +144,7 @@ def _open(path: Path) -> xr.DataArray:
     return raster
 
 
-def _read_image(files: list[Path], stretch, nodata) -> tuple[xr.DataArray, xr.DataArray]:
+def _read_image(files: list[Path], stretch: tuple[float, float] | None, nodata: float | str | None) -> tuple[xr.DataArray, xr.DataArray]:
     path, image = files[0], _open(files[0])
     with rasterio.open(path) as file:
         alpha = file.count == 4 and file.colorinterp[3] == ColorInterp.alpha
@@ -167,7 +167,7 @@ def _read_image(files: list[Path], stretch, nodata) -> tuple[xr.DataArray, xr.Da
     if stretch is not None and not stretch[0] < stretch[1]:
         raise UnsupportedImagery(f"{path}: stretch={stretch} must go from a lower to a higher value")
     rgb = image[:3]
-    seen = ~np.isnan(rgb).any("band")
+    seen = rgb.notnull().all("band")
     if alpha:
         seen &= image[3] > 0
     if nodata == "declared":
@@ -185,7 +185,7 @@ def _read_image(files: list[Path], stretch, nodata) -> tuple[xr.DataArray, xr.Da
     return rgb, seen
 
 
-def _read_dem(path: Path, nodata) -> xr.DataArray:
+def _read_dem(path: Path, nodata: float | str | None) -> xr.DataArray:
     dem = _open(path)
     if dem.sizes["band"] != 1:
         raise NoElevation(f"{path} has {dem.sizes['band']} bands: give a DEM of one band, elevation in meters")
@@ -205,7 +205,7 @@ def _read_dem(path: Path, nodata) -> xr.DataArray:
     return dem.rio.write_nodata(np.nan)
 
 
-def _check_overlap(rgb: xr.DataArray, dem: xr.DataArray, image, dem_path) -> None:
+def _check_overlap(rgb: xr.DataArray, dem: xr.DataArray, image: object, dem_path: object) -> None:
     left, bottom, right, top = transform_bounds(dem.rio.crs, rgb.rio.crs, *dem.rio.bounds())
     x0, y0, x1, y1 = rgb.rio.bounds()
     if right <= x0 or left >= x1 or top <= y0 or bottom >= y1:
@@ -216,13 +216,13 @@ def _check_overlap(rgb: xr.DataArray, dem: xr.DataArray, image, dem_path) -> Non
         )
 
 
-def _pixel_in(crs, rgb: xr.DataArray) -> float:
+def _pixel_in(crs: object, rgb: xr.DataArray) -> float:
     """The image's pixel size in the units of another CRS."""
     left, bottom, right, top = transform_bounds(rgb.rio.crs, crs, *rgb.rio.bounds())
     return max((right - left) / rgb.rio.width, (top - bottom) / rgb.rio.height)
 
 
-def _crop_to_elevation(scene: xr.Dataset, dem_path) -> xr.Dataset:
+def _crop_to_elevation(scene: xr.Dataset, dem_path: object) -> xr.Dataset:
     valid = scene.dem.notnull()
     if not valid.any():
         raise NoElevation(f"{dem_path} has only nodata where the image is: give a DEM with elevation there")

@@ -8,6 +8,7 @@ import html
 import json
 from collections.abc import Sequence
 from itertools import product
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -81,10 +82,10 @@ def _view(kind: str, pictures: list, labels: list[str], title: str, alt: str, st
     else:
         scale = max(1, round(SHOWN / max(images[0].size)))
         for image in images:
-            image.thumbnail((LARGEST, LARGEST), Image.LANCZOS)
+            image.thumbnail((LARGEST, LARGEST), Image.Resampling.LANCZOS)
     size = round(scale * images[0].width), round(scale * images[0].height)
     ends = (start, len(images) - 1) if start < len(images) - 1 else (0, start)  # what is seen without scripts
-    kept = Image.NEAREST if scale > 1 else Image.LANCZOS
+    kept = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS
     beside = _side_by_side([images[end].resize(size, kept) for end in ends], [labels[end] for end in ends])
     return View(title, _fill(kind, images, size, labels, title, alt, start, ends), small_png(beside, kmeans=1))
 
@@ -93,8 +94,8 @@ def _image(picture: np.ndarray | Figure) -> Image.Image:
     if isinstance(picture, Figure):
         picture.set_dpi(DPI)
         canvas = FigureCanvasAgg(picture)
-        canvas.draw()
-        drawn = Image.fromarray(np.asarray(canvas.buffer_rgba()))
+        canvas.draw()  # type: ignore[no-untyped-call]
+        drawn = Image.fromarray(np.asarray(canvas.buffer_rgba()))  # type: ignore[no-untyped-call]
         plt.close(picture)  # or a notebook would show it once more
         return Image.alpha_composite(Image.new("RGBA", drawn.size, "white"), drawn).convert("RGB")
     picture = np.asarray(picture)
@@ -115,8 +116,8 @@ def _side_by_side(images: list[Image.Image], labels: list[str]) -> Image.Image:
         center = (left + width / 2) / (2 * width + gap)
         figure.text(center, 1 - head / 2 / (height + head), label, size=8, ha="center", va="center", parse_math=False)
     canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return Image.fromarray(np.asarray(canvas.buffer_rgba()))
+    canvas.draw()  # type: ignore[no-untyped-call]
+    return Image.fromarray(np.asarray(canvas.buffer_rgba()))  # type: ignore[no-untyped-call]
 
 
 def _fill(
@@ -125,11 +126,11 @@ def _fill(
 ) -> str:
     """The template with everything in it, the pictures as good as the budget allows."""
     wipe, enlarged = kind == "wipe", size[0] > images[0].width
-    kinds = [{"lossless": True}] if enlarged else []  # lossy, the few pixels would run into each other
+    kinds: list[dict[str, Any]] = [{"lossless": True}] if enlarged else []  # lossy, the few pixels would run into each other
     kinds += [{"quality": quality} for quality in QUALITY]
     for shrink, options in product((1, 2, 4), kinds):
         sources = [data_address(image.reduce(shrink), **options) for image in images]
-        data = {"labels": labels, "alt": alt, "ends": ends}
+        data: dict[str, Any] = {"labels": labels, "alt": alt, "ends": ends}
         data["rest"] = {number: source for number, source in enumerate(sources) if number not in ends}
         panes = [
             _PANE.format(

@@ -90,9 +90,12 @@ def search(
         found = {item.id: item for item in items}
     except (APIError, requests.RequestException) as error:
         raise Unreachable(f"{origin.url} does not answer a search of {origin.collection} ({error}): try later") from error
-    platform = lambda item: str(item.properties.get("platform", "")).upper().replace("-", "_")
-    taken = (item for item in found.values() if not origin.platforms or platform(item) in origin.platforms)
+    taken = (item for item in found.values() if not origin.platforms or _platform(item) in origin.platforms)
     return sorted(taken, key=lambda item: (str(item.properties.get("datetime")), item.id))
+
+
+def _platform(item: pystac.Item) -> str:
+    return str(item.properties.get("platform", "")).upper().replace("-", "_")
 
 
 def check(request: Request, bounds: tuple[float, float, float, float]) -> None:
@@ -192,7 +195,7 @@ def elevation(items: Sequence[pystac.Item], geobox: GeoBox, origin: Source) -> x
     lon, lat = Transformer.from_crs(geobox.crs, "EPSG:4326", always_xy=True).transform(*np.meshgrid(x, y))
     covered = np.zeros(geobox.shape, bool)
     for item in items:
-        west, south, east, north = item.bbox
+        west, south, east, north = item.bbox or (0.0, 0.0, 0.0, 0.0)
         covered |= (lon >= west) & (lon <= east) & (lat >= south) & (lat <= north)
     sea = ~covered & np.isnan(height)
     height[sea] = 0
@@ -216,8 +219,8 @@ def tile(cell: Cell, request: Request) -> xr.Dataset:
     west, south, east, north = square.bounds
     block = (np.floor(west), np.floor(south), np.floor(east) + 1, np.floor(north) + 1)
     looks = _in_block(request.imagery, block, request.start, request.end, request.max_cloud)
-    looks = [item for item in looks if item.id not in request.exclude and _meets(item, square)]
-    return pair(cell, looks, [item for item in _in_block(request.elevation, block) if _meets(item, square)], request)
+    wanted = [item for item in looks if item.id not in request.exclude and _meets(item, square)]
+    return pair(cell, wanted, [item for item in _in_block(request.elevation, block) if _meets(item, square)], request)
 
 
 def pair(cell: Cell, looks: Sequence[pystac.Item], heights: Sequence[pystac.Item], request: Request) -> xr.Dataset:
@@ -242,7 +245,10 @@ def pair(cell: Cell, looks: Sequence[pystac.Item], heights: Sequence[pystac.Item
 
 
 @lru_cache(maxsize=16)
-def _in_block(origin: Source, block, start=None, end=None, max_cloud=None) -> tuple[pystac.Item, ...]:
+def _in_block(
+    origin: Source, block: tuple[float, float, float, float], start: str | None = None, end: str | None = None,
+    max_cloud: float | None = None,
+) -> tuple[pystac.Item, ...]:
     # Tiles of one degree share a search, on every worker: catalogs limit how often they are asked.
     return tuple(search(origin, block, start, end, max_cloud))
 

@@ -197,10 +197,11 @@ def read_parts(path: str | os.PathLike, split: str = "space", version: int = 1) 
     if not all(parts):
         raise NoTiles(f"the {count} tiles of {path} are too few for three parts: build a larger region")
     large = 2 * (dataset.rgb.nbytes + dataset.dem.nbytes) > virtual_memory().available
-    return tuple(read_tiles(path, part, lazy=large) for part in parts)
+    train, validation, test = (read_tiles(path, part, lazy=large) for part in parts)
+    return train, validation, test
 
 
-def _cells(dataset: xr.Dataset, path) -> list[Cell]:
+def _cells(dataset: xr.Dataset, path: object) -> list[Cell]:
     """The squares of the grid where the tiles lie, or, of tiles made elsewhere, where their centers lie."""
     names = list(map(str, dataset.tile.values))
     if "overlaps" in dataset.coords:

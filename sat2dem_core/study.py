@@ -155,7 +155,7 @@ def _write(path: Path, names: dict[str, Any], new: pd.DataFrame) -> None:
 
 def _scores(found: Evaluation, method: str) -> dict[str, float | None]:
     """The model's measures by question, the baselines' MAE, and the model's error of relief by slope of the ground."""
-    scores = {}
+    scores: dict[str, float | None] = {}
     for (question, predictor), row in found.table.rename(index=lambda name: name.removeprefix(f"{method}, ")).iterrows():
         known = row.dropna() if predictor == method else row[["MAE"]]
         scores |= {f"{question} {measure}" if predictor == method else f"{predictor}: {question} {measure}": round(float(value), 4)
@@ -185,7 +185,7 @@ def provenance(run: Run | None = None) -> dict[str, str]:
         run: whose machine; this one's when not given.
     """
     try:
-        command = ["git", "-C", Path(__file__).parent, "rev-parse", "--short", "HEAD"]
+        command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
         commit = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         commit = ""

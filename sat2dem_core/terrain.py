@@ -19,7 +19,8 @@ def gradient(dem: Tensor, gsd: tuple[float, float]) -> tuple[Tensor, Tensor]:
     south = (down[..., :-2] + 2 * down[..., 1:-1] + down[..., 2:]) / (8 * gsd[0])
     east = (along[..., :-2, :] + 2 * along[..., 1:-1, :] + along[..., 2:, :]) / (8 * gsd[1])
     hole = dem[..., 1:-1, 1:-1].isnan()  # Horn leaves the middle out, but a slope at nodata is none
-    return tuple(F.pad(part.masked_fill(hole, torch.nan), (1, 1, 1, 1), value=torch.nan) for part in (south, east))
+    south, east = (F.pad(part.masked_fill(hole, torch.nan), (1, 1, 1, 1), value=torch.nan) for part in (south, east))
+    return south, east
 
 
 def slope(dem: Tensor, gsd: tuple[float, float]) -> Tensor:

@@ -168,22 +168,22 @@ def split_groups(
     Raises:
         NoTiles: there are too few groups for three parts.
     """
-    names, size = sorted(set(groups)), Counter(groups)
+    names, size = sorted(set(groups)), Counter(groups)  # type: ignore[type-var]
     order = np.random.default_rng(seed).permutation(len(names))
     ends = np.cumsum([size[names[i]] for i in order]) / len(groups)
     part = {names[i]: int(np.searchsorted(np.cumsum(shares), end - 1e-9, side="right")) for i, end in zip(order, ends)}
-    parts = tuple([number for number, group in enumerate(groups) if part[group] == p] for p in range(3))
-    if not all(parts):
+    train, validation, test = ([number for number, group in enumerate(groups) if part[group] == p] for p in range(3))
+    if not (train and validation and test):
         raise NoTiles(
             f"{len(groups)} tiles in {len(names)} blocks leave a part of the split empty: choose smaller blocks or a "
             "larger region"
         )
-    return parts
+    return train, validation, test
 
 
 def block_of(tiles: Tiles, block: int = BLOCK) -> list[tuple[int, int]]:
     """In which square of ``block`` x ``block`` tiles of its scene each tile's corner lies."""
-    return [tuple(map(int, corner)) for corner in tiles.corners // (block * tiles.size)]
+    return [(int(row), int(column)) for row, column in tiles.corners // (block * tiles.size)]
 
 
 def paper_split(version: int, count: int = PAPER_TILES) -> tuple[list[int], list[int], list[int]]:

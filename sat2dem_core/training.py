@@ -105,12 +105,13 @@ class _Trainer:
         }
         self.epoch_steps = math.ceil(len(data.train) / config.batch)
         self.steps = config.epochs * self.epoch_steps or config.steps
-        self.step, self.best, self.rows, self.saved = 0, math.inf, [], time.monotonic()
+        self.step, self.best, self.saved = 0, math.inf, time.monotonic()
+        self.rows: list[dict[str, float]] = []  # of the log
         self.started = self.saved  # moves back by what was spent before an interruption
         self.losses: list[dict[str, float]] = []  # of the steps since the last row of the log
         self.environment = {
             "python": platform.python_version(), "torch": torch.__version__, "device": processor(),
-            "threads": torch.get_num_threads(), "processes": processes, "16 bits": str(self.method.half),
+            "threads": torch.get_num_threads(), "processes": processes, "16 bits": str(self.method.reduced),
         }
 
     def fit(self, progress: bool, tensorboard: bool) -> None:
@@ -134,8 +135,9 @@ class _Trainer:
                     if (epoch + 1) % self.config.validate_every == 0 or self.step == self.steps:
                         row = self._validate(epoch)
                         bar.set_postfix(loss=f"{row['loss']:.2f}", validation=f"{row['validation_mae']:.0f} m")
-                        for name in row if board else ():
-                            board.add_scalar(name, row[name], self.step)
+                        if board:
+                            for name in row:
+                                board.add_scalar(name, row[name], self.step)
         if not self.rank and not (self.folder / "examples.png").exists():
             from sat2dem_core.plots import draw_run  # pyplot takes half a second to import
 
@@ -291,7 +293,7 @@ class _Trainer:
         self.step, self.best, self.rows, self.losses = meta["step"], meta["best"], meta["log"], meta["losses"]
 
 
-def _board(folder: Path, step: int):
+def _board(folder: Path, step: int) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:

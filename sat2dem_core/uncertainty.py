@@ -88,7 +88,7 @@ def _by_block(errors: np.ndarray, pixels: np.ndarray, blocks: Sequence[Hashable]
     if not errors.shape[1] == len(pixels) == len(blocks):
         raise WrongShape(f"errors of {errors.shape[1]} tiles, pixels of {len(pixels)}, blocks of {len(blocks)}: give one of each a tile")
     seen = {block for block, count in zip(blocks, pixels) if count}
-    names = {name: number for number, name in enumerate(sorted(seen))}
+    names = {name: number for number, name in enumerate(sorted(seen))}  # type: ignore[type-var]
     if len(names) < 2:
         raise NoTiles(f"{len(names)} block of ground says nothing about others: use smaller blocks, or more tiles")
     member = np.zeros((len(pixels), len(names)))

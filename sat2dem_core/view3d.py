@@ -60,7 +60,7 @@ def view3d(
     image = Image.fromarray(np.ascontiguousarray(np.moveaxis(rgb, 0, -1)))
     block = _block(heights, dem.shape, gsd, exaggeration)
     picture = _draw(heights, image, block, width)
-    image.thumbnail((TEXTURE, TEXTURE), Image.LANCZOS)
+    image.thumbnail((TEXTURE, TEXTURE), Image.Resampling.LANCZOS)
     caption = title if exaggeration == 1 else f"{title} (heights × {exaggeration:g})"
     page = Image.new("RGBA", picture.size, "white")
     flat = Image.alpha_composite(page, picture)
@@ -75,7 +75,7 @@ def _block_mean(dem: np.ndarray) -> np.ndarray:
         return np.full((rows, columns), np.nan)
     middle = dem[valid].mean(dtype=np.float64)  # Pillow computes in single precision: keep the numbers small
     parts = np.where(valid, dem - middle, 0).astype(np.float32), valid.astype(np.float32)
-    total, share = (np.asarray(Image.fromarray(part).resize((columns, rows), Image.BOX)) for part in parts)
+    total, share = (np.asarray(Image.fromarray(part).resize((columns, rows), Image.Resampling.BOX)) for part in parts)
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(share > 1e-6, total.astype(np.float64) / share + middle, np.nan)
 
@@ -138,7 +138,7 @@ def _draw(heights: np.ndarray, image: Image.Image, block: dict, width: int) -> I
     normals = np.cross(corners[1] - corners[3], corners[0] - corners[2])
     half = image.width / columns / 2, image.height / rows / 2  # a square reaches from the middle of a block to the next
     inner = *half, image.width - half[0], image.height - half[1]
-    color = np.asarray(image.resize((columns - 1, rows - 1), Image.BOX, inner)) / 255 * _light(normals)
+    color = np.asarray(image.resize((columns - 1, rows - 1), Image.Resampling.BOX, inner)) / 255 * _light(normals)
     polygons, colors = [np.stack(corners, 2)[here]], [color[here]]
     framed = np.pad(here, 1)
     # A wall stands where a square has no neighbor to the north, east, south or west.
@@ -156,7 +156,7 @@ def _draw(heights: np.ndarray, image: Image.Image, block: dict, width: int) -> I
     axis = figure.add_axes((0, 0, 1, 1), xlim=(-1, 1), ylim=(-1, 1))
     axis.set_axis_off()
     filled = np.concatenate(colors).clip(0, 1)[order]
-    axis.add_collection(PolyCollection(flat[order], facecolors=filled, edgecolors="none", antialiaseds=False))
+    axis.add_collection(PolyCollection(list(flat[order]), facecolors=filled, edgecolors="none", antialiaseds=False))
     with io.BytesIO() as file:
         figure.savefig(file, format="png", dpi=100, metadata={"Software": None})
         return Image.open(file).convert("RGBA").reduce(2)

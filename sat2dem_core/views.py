@@ -9,6 +9,7 @@ from base64 import b64encode
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -52,11 +53,11 @@ class View:
     def _repr_html_(self) -> str:
         return self._html
 
-    def _repr_mimebundle_(self, include=None, exclude=None) -> dict[str, str]:
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
         return {"text/html": self._html, "image/png": b64encode(self._png).decode(), "text/plain": repr(self)}
 
 
-def encoded(image: Image.Image, kind: str, **options) -> bytes:
+def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
     """An image as the bytes of a file."""
     with io.BytesIO() as file:
         image.save(file, kind, **options)
@@ -68,7 +69,7 @@ def small_png(image: Image.Image, kmeans: int = 0) -> bytes:
     return encoded(image.convert("RGB").quantize(256, kmeans=kmeans), "PNG", optimize=True)
 
 
-def data_address(image: Image.Image, **options) -> str:
+def data_address(image: Image.Image, **options: Any) -> str:
     """An image as WebP within its address, so that nothing is fetched."""
     return f"data:image/webp;base64,{b64encode(encoded(image, 'WEBP', method=6, **options)).decode()}"
 

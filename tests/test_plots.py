@@ -84,7 +84,7 @@ def test_prediction_figure_shares_limits_and_centres_the_error_at_zero():
     limits = {axis.images[-1].get_clim() for axis in panels[:, 1:3].flat}
     assert limits == {(920.0, 1095.0)}  # of truth and prediction together
     assert {axis.images[0].get_clim() for axis in panels[:, 3]} == {(-80.0, 80.0)}
-    assert [bar.get_xlabel() for bar in bars] == ["height, m", "error, m"]
+    assert [bar.get_xlabel() for bar in bars] == ["height, m", "prediction − truth, m"]
     np.testing.assert_array_equal(panels[0, 3].images[0].get_array(), 30.0)  # too high is positive
 
 
