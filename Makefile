@@ -29,6 +29,7 @@ _build/chapters/%.ipynb: notebooks/%.ipynb $(CODE) .venv/installed
 
 test: install
 	$(BIN)/ruff check .
+	$(BIN)/mypy
 	$(BIN)/python -m pytest tests
 	$(BIN)/python -m pytest --doctest-modules sat2dem_core
 	$(BIN)/python -m pytest --nbval notebooks

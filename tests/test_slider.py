@@ -57,9 +57,10 @@ def test_same_input_gives_same_bytes_and_other_input_another_name(make):
 
 
 def test_figures_give_the_same_bytes_and_are_closed():
+    before = plt.get_fignums()
     pages = [compare(drawn(), drawn("olive"), **TOLD)._repr_mimebundle_() for _ in range(2)]
     assert pages[0] == pages[1]
-    assert plt.get_fignums() == []
+    assert plt.get_fignums() == before
 
 
 @pytest.mark.parametrize("make", [wipe, row])
