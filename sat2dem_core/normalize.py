@@ -110,7 +110,7 @@ class Normalization:
         return (normalized + offset + 1) * (self.high - self.low) / 2 + self.low
 
     def height_above_minimum(self, normalized: Tensor) -> Tensor:
-        """Metres above the tile's lowest point, which is what Shift's normalized values say."""
+        """Meters above the tile's lowest point, which is what Shift's normalized values say."""
         return (normalized + 1) * (self.high - self.low) / 2
 
 

@@ -141,7 +141,7 @@ def _fill(
         filled = fill("slider.html", {
             "KIND": kind, "WIDTH": str(size[0]), "ASPECT": f"{size[0]} / {size[1]}",
             "PIXELS": "pixelated" if enlarged else "auto", "PANES": "".join(panes), "CAPTION": html.escape(title),
-            "NAME": html.escape(f"Border between {labels[0]} and {labels[1]}" if wipe else f"Which picture: {title}"),
+            "NAME": html.escape(f"Border between {labels[0]} and {labels[1]}" if wipe else ": ".join(filter(None, ("Which picture", title)))),
             "STEPS": str(len(images) - 1), "MOST": "100" if wipe else str(len(images) - 1),
             "STEP": "any" if wipe else "1", "START": "50" if wipe else str(start),
             "DATA": json.dumps(data).replace("<", "\\u003c"),  # no label may end the script

@@ -47,6 +47,15 @@ def test_chapter_that_was_not_executed_in_one_go_is_told(chapter, counts):
         check(chapter)
 
 
+def test_code_wider_than_the_page_is_told(chapter):
+    notebook = nbformat.read(chapter, as_version=4)
+    notebook.cells[1].source = f"a = 1\nb = '{'x' * 84}'"
+    nbformat.write(notebook, chapter)
+    main([str(chapter)])
+    with pytest.raises(SystemExit, match=r"12_chapter\.ipynb, cell 1: a line of 90 characters, of which 88 fit"):
+        check(chapter)
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
 def test_committed_chapter_is_tidy(path):
     check(path)

@@ -2,7 +2,8 @@
 
 Usage: python tools/tidy.py [--check] notebooks/*.ipynb
 
-With --check nothing is written: a chapter that would change, or was never executed as a whole, ends the program.
+With --check nothing is written: a chapter that would change, was never executed as a whole, or has code that is wider than
+the page, ends the program.
 """
 
 import base64
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import nbformat
 
+WIDTH = 88  # characters of a line of code that fit the page
 PICTURE = ("00_quickstart", "fig-00-check", Path("_static/prediction.png"))
 
 
@@ -41,11 +43,14 @@ def picture(notebook: nbformat.NotebookNode, name: str) -> bytes:
 
 
 def check(path: Path) -> None:
-    """Raise SystemExit unless the chapter is tidy, and its outputs are those of one run from top to bottom."""
+    """Raise SystemExit unless the chapter is tidy, fits the page, and holds the outputs of one run from top to bottom."""
     notebook = nbformat.read(path, as_version=4)
     counts = [cell.execution_count for cell in notebook.cells if cell.cell_type == "code"]
     if counts != list(range(1, len(counts) + 1)):
         raise SystemExit(f"{path} was not executed in one go: make refresh CHAPTERS={path}")
+    for number, cell in enumerate(notebook.cells):
+        if cell.cell_type == "code" and (wide := max(map(len, cell.source.splitlines()), default=0)) > WIDTH:
+            raise SystemExit(f"{path}, cell {number}: a line of {wide} characters, of which {WIDTH} fit the page: break it")
     tidy(notebook)
     if nbformat.writes(notebook) != path.read_text(encoding="utf-8").rstrip("\n"):
         raise SystemExit(f"{path} holds what differs between two executions: python tools/tidy.py {path}")
