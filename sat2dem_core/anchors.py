@@ -214,14 +214,15 @@ def _vector(path: Path) -> pd.DataFrame:
     if meta["crs"] is None:
         raise InvalidAnchors(f"{path} has no CRS: set it with ogr2ogr -a_srs")
     to_degrees = Transformer.from_crs(CRS.from_user_input(meta["crs"]), "EPSG:4326", always_xy=True)
-    lon, lat = to_degrees.transform(table.x, table.y)
+    lon, lat = to_degrees.transform(table.x.to_numpy(), table.y.to_numpy())
     return pd.DataFrame({"lon": lon, "lat": lat, "height": table.height})
 
 
 def _at_points(given: pd.DataFrame, source: object, relief: Any, image: Image, amplitude: float) -> pd.DataFrame:
     """Where the points lie in the mosaic, and what it says there."""
     if "lon" in given:
-        x, y = Transformer.from_crs("EPSG:4326", CRS.from_user_input(image.crs), always_xy=True).transform(given.lon, given.lat)
+        to_image = Transformer.from_crs("EPSG:4326", CRS.from_user_input(image.crs), always_xy=True)
+        x, y = to_image.transform(given.lon.to_numpy(), given.lat.to_numpy())
     else:
         x, y = given.x, given.y
     _check_heights(given.height.to_numpy(), source)
