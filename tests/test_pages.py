@@ -38,6 +38,12 @@ SCROLL = """async () => {
     window.scrollTo(0, 0);
 }"""
 
+# Formulas that run into their numbers.
+CROWDED = """() => [...document.querySelectorAll("div.math:has(.eqno)")].filter(math => {
+    const formula = math.querySelector("mjx-math, mjx-container svg"), number = math.querySelector(".eqno");
+    return formula.getBoundingClientRect().right > number.getBoundingClientRect().left;
+}).map(math => math.id)"""
+
 
 @pytest.fixture(scope="module")
 def browser(require_system):
@@ -98,6 +104,7 @@ def test_page_is_whole_still_light_and_legible_on_desk_and_phone_by_day_and_by_n
 
     page.set_viewport_size({"width": 390, "height": 844})
     assert page.evaluate("document.documentElement.scrollWidth") == 390
+    assert page.evaluate(CROWDED) == []
     assert said == []
     page.close()
 
