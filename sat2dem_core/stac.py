@@ -184,6 +184,10 @@ def elevation(items: Sequence[pystac.Item], geobox: GeoBox, origin: Source) -> x
 
     GLO-30 has no file over open sea: there the elevation is 0, and the attribute ``sea_share`` tells how much. Voids
     inside a file are NaN. Each file is interpolated on its own, so where two meet, half a pixel is extrapolated.
+
+    Raises:
+        Unreachable: see :func:`composite`.
+        MissingAsset: an item states no bounding box.
     """
     rasters = [_read(item, origin.bands, geobox, origin)[0] for item in items]
     height = np.full(geobox.shape, np.nan, np.float32)
@@ -195,7 +199,9 @@ def elevation(items: Sequence[pystac.Item], geobox: GeoBox, origin: Source) -> x
     lon, lat = Transformer.from_crs(geobox.crs, "EPSG:4326", always_xy=True).transform(*np.meshgrid(x, y))
     covered = np.zeros(geobox.shape, bool)
     for item in items:
-        west, south, east, north = item.bbox or (0.0, 0.0, 0.0, 0.0)
+        if item.bbox is None:
+            raise MissingAsset(f"{item.id} states no bounding box, so its voids cannot be told from open sea: use another catalog")
+        west, south, east, north = item.bbox
         covered |= (lon >= west) & (lon <= east) & (lat >= south) & (lat <= north)
     sea = ~covered & np.isnan(height)
     height[sea] = 0

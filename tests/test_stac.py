@@ -152,6 +152,15 @@ def test_a_void_is_nan_and_the_open_sea_is_zero(world):
     assert np.abs(coast.values[~sea]).min() > 400 and (coast.values[sea] == 0).mean() > 0.99
 
 
+def test_voids_of_an_item_without_a_box_do_not_become_sea(world):
+    box = catalog.cell_at(-4 + 602.5 / 1200, 40 - 602.5 / 1200, "EPSG:4326").geobox  # amid the void
+    boxless = items(world, "Copernicus")
+    for item in boxless:
+        item.bbox = None
+    with pytest.raises(MissingAsset, match="Copernicus.* states no bounding box"):
+        elevation(boxless, box, GLO30)
+
+
 @pytest.mark.parametrize("name", ["glo_merged.tif", "Rome-30m-DEM.tif"])
 def test_real_pieces_of_glo30(shared, world, name):
     path = shared / "data/glo30" / name
