@@ -31,7 +31,7 @@ SIDE = PIXELS * RESOLUTION  # meters
 FAR = 10  # degrees outside the area that a CRS is made for; far enough, projections tend to infinity
 
 Bounds: TypeAlias = tuple[float, float, float, float]  # west, south, east, north
-Region: TypeAlias = tuple[float, float, float, float] | shapely.Geometry | str | os.PathLike
+Region: TypeAlias = Bounds | shapely.Geometry | str | os.PathLike
 
 
 @dataclass(frozen=True, order=True)

@@ -29,7 +29,7 @@ from urllib3 import Retry
 
 from sat2dem_core.config import Request, Source
 from sat2dem_core.errors import EmptySearch, MissingAsset, Unreachable
-from sat2dem_core.grid import Cell
+from sat2dem_core.grid import Bounds, Cell
 from sat2dem_core.scenes import HIGHEST, LOWEST
 
 ATTEMPTS = 4  # tries of a search or a file; the wait between them doubles
@@ -73,8 +73,7 @@ SENSORS: dict[str, tuple[Callable, Callable]] = {
 
 
 def search(
-    origin: Source, bounds: tuple[float, float, float, float], start: str | None = None, end: str | None = None,
-    max_cloud: float | None = None,
+    origin: Source, bounds: Bounds, start: str | None = None, end: str | None = None, max_cloud: float | None = None
 ) -> list[pystac.Item]:
     """The items of a source that meet a box (west, south, east, north), sorted by time and id, each once.
 
@@ -98,7 +97,7 @@ def _platform(item: pystac.Item) -> str:
     return str(item.properties.get("platform", "")).upper().replace("-", "_")
 
 
-def check(request: Request, bounds: tuple[float, float, float, float]) -> None:
+def check(request: Request, bounds: Bounds) -> None:
     """Ask both catalogs whether there is anything at all for a region, before the work begins.
 
     Raises:
@@ -252,8 +251,7 @@ def pair(cell: Cell, looks: Sequence[pystac.Item], heights: Sequence[pystac.Item
 
 @lru_cache(maxsize=16)
 def _in_block(
-    origin: Source, block: tuple[float, float, float, float], start: str | None = None, end: str | None = None,
-    max_cloud: float | None = None,
+    origin: Source, block: Bounds, start: str | None = None, end: str | None = None, max_cloud: float | None = None
 ) -> tuple[pystac.Item, ...]:
     # Tiles of one degree share a search, on every worker: catalogs limit how often they are asked.
     return tuple(search(origin, block, start, end, max_cloud))
