@@ -8,7 +8,7 @@ BIN := .venv/bin
 CHAPTERS := $(sort $(wildcard notebooks/*.ipynb))
 EXECUTED := $(CHAPTERS:notebooks/%=_build/chapters/%)
 # A chapter is executed again when it changed, or what it calls.
-CODE := $(wildcard sat2dem_core/*.py sat2dem_core/*.html data/results/* data/rocky-mountain/* data/weights/*)
+CODE := $(wildcard sat2dem_core/*.py sat2dem_core/*/*.py sat2dem_core/*/*.html data/results/* data/rocky-mountain/* data/weights/*)
 COLAB := _build/colab
 # Runs trained by one command are found by the other, and a fresh clone trains its own.
 export SAT2DEM_CACHE ?= $(CURDIR)/_build/cache

@@ -16,14 +16,14 @@ import pandas as pd
 import rasterio
 import xarray as xr
 
-from sat2dem_core import rasters
-from sat2dem_core.anchors import fit_anchors
-from sat2dem_core.files import replacing
-from sat2dem_core.imagery import open_image
-from sat2dem_core.prediction import predict
-from sat2dem_core.scenes import open_scene
-from sat2dem_core.study import provenance
-from sat2dem_core.tiles import divide
+from sat2dem_core.rasters import cog
+from sat2dem_core.prediction.anchors import fit_anchors
+from sat2dem_core.rasters.atomic import replacing
+from sat2dem_core.rasters.reader import open_image
+from sat2dem_core.prediction.pipeline import predict
+from sat2dem_core.dataset.scenes import open_scene
+from sat2dem_core.study.runner import provenance
+from sat2dem_core.dataset.tiles import divide
 
 CELLS = 11, 33, 100  # px of 30 m
 POINTS = (1, "offset"), (5, "offset"), (5, "plane"), (20, "plane"), (20, "quadratic")
@@ -39,7 +39,7 @@ def main() -> None:
         image, out = folder / "image.tif", folder / "dem.tif"
         region.rgb.rio.to_raster(image)
         grid = open_image(image, 30, 30)
-        flat = rasters.scratch(folder / "flat.zarr", grid, 256)  # a prediction of no relief
+        flat = cog.scratch(folder / "flat.zarr", grid, 256)  # a prediction of no relief
         flat["elevation"][:] = 0
 
         def scores(anchors: Path, surface: str) -> dict[str, float]:

@@ -9,9 +9,9 @@ from pathlib import Path
 import pandas as pd
 
 from sat2dem_core.config import preset
-from sat2dem_core.files import replacing
-from sat2dem_core.leakage import cross_validate
-from sat2dem_core.study import provenance
+from sat2dem_core.rasters.atomic import replacing
+from sat2dem_core.study.leakage import cross_validate
+from sat2dem_core.study.runner import provenance
 
 STEPS = 1000
 

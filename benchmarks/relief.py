@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from sat2dem_core.augment import HURST
-from sat2dem_core.files import replacing
-from sat2dem_core.scenes import ground_sampling_distance, open_scene
-from sat2dem_core.tiles import divide
+from sat2dem_core.dataset.augment import HURST
+from sat2dem_core.rasters.atomic import replacing
+from sat2dem_core.dataset.scenes import ground_sampling_distance, open_scene
+from sat2dem_core.dataset.tiles import divide
 
 SIDE, FACTORS = 64, (1, 2, 4, 8)
 

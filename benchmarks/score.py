@@ -13,11 +13,11 @@ import numpy as np
 import pandas as pd
 import torch
 
-from sat2dem_core.batches import processor
-from sat2dem_core.evaluation import BATCH, QUESTIONS, put_question, ssim_scale
-from sat2dem_core.measures import Measures
-from sat2dem_core.normalize import Normalization
-from sat2dem_core.tiles import PAPER_TILES
+from sat2dem_core.training.loader import processor
+from sat2dem_core.evaluation.scoring import BATCH, QUESTIONS, put_question, ssim_scale
+from sat2dem_core.evaluation.measures import Measures
+from sat2dem_core.dataset.normalize import Normalization
+from sat2dem_core.dataset.tiles import PAPER_TILES
 
 TILES, SIZE = 512, 256
 

@@ -30,12 +30,12 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 from torchmetrics.functional.image import structural_similarity_index_measure as ssim
 
-from sat2dem_core.batches import Batches, Data, processor
+from sat2dem_core.training.loader import Batches, Data, processor
 from sat2dem_core.config import Config, preset
-from sat2dem_core.methods import Method, build_method
-from sat2dem_core.networks import PatchGAN, UNet, initialize, pick_device
-from sat2dem_core.normalize import Normalization
-from sat2dem_core.tiles import Tiles
+from sat2dem_core.models.methods import Method, build_method
+from sat2dem_core.models.networks import PatchGAN, UNet, initialize, pick_device
+from sat2dem_core.dataset.normalize import Normalization
+from sat2dem_core.dataset.tiles import Tiles
 
 METERS = 3640.92  # the range of the paper's elevations; half of it is one normalized unit
 Step = Iterator[None]  # each next() is one training step
@@ -43,9 +43,9 @@ FIRST_STEP = """
 import time
 started = time.perf_counter()
 import os
-from sat2dem_core import methods
+from sat2dem_core.models import methods
 from sat2dem_core.config import preset
-from sat2dem_core.training import train
+from sat2dem_core.training.trainer import train
 step = methods.Method.step
 
 def timed(self, *batch):
@@ -167,7 +167,7 @@ def started(config: Config, switches: Switches, device: torch.device) -> Method:
 
 
 def ours(switches: Switches, config: Config, data: Data, dataset: Folder, device: torch.device) -> Step:
-    """Our loop, as sat2dem_core.training runs it, with each switch as asked."""
+    """Our loop, as sat2dem_core.training.trainer runs it, with each switch as asked."""
     config = replace(config, precision="mixed" if switches.mixed else "float32", compile=switches.compiled)
     method, losses, number = started(config, switches, device), [], 0
     fakes = []

@@ -10,7 +10,7 @@ from typing import Any
 
 from sat2dem_core.config import PRESETS, Config, Request, meanings, preset, source
 from sat2dem_core.errors import InvalidConfig, InvalidRegion, Sat2DEMError
-from sat2dem_core.files import ZENODO, replacing
+from sat2dem_core.rasters.atomic import ZENODO, replacing
 
 
 def parser() -> argparse.ArgumentParser:
@@ -132,7 +132,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _data(args: argparse.Namespace) -> None:
-    from sat2dem_core import files, folders, quality, store  # these import dask and STAC, which takes seconds
+    from sat2dem_core.rasters import atomic
+    from sat2dem_core.dataset import paper_folders, quality, store  # these import dask and STAC, which takes seconds
 
     if args.what == "build":
         from dask.distributed import Client
@@ -146,10 +147,10 @@ def _data(args: argparse.Namespace) -> None:
         client = Client(args.scheduler) if args.scheduler else None
         made = store.build(args.store, region, request, crs=args.crs, client=client)
     elif args.what == "iberia":
-        folder, license = files.iberia(args.record)
-        made = folders.import_folders(folder, args.store or folder / f"{args.sensor}.zarr", args.sensor, license=license)
+        folder, license = atomic.iberia(args.record)
+        made = paper_folders.import_folders(folder, args.store or folder / f"{args.sensor}.zarr", args.sensor, license=license)
     elif args.what == "zion":
-        print(f'{files.zion()}: train on it with scene="zion"')
+        print(f'{atomic.zion()}: train on it with scene="zion"')
         return
     elif args.what == "check":
         table = quality.inspect(args.store)
@@ -158,7 +159,7 @@ def _data(args: argparse.Namespace) -> None:
             with replacing(Path(args.table)) as beside:
                 table.to_csv(beside)
         if args.figure:
-            from sat2dem_core.plots import quality_figure
+            from sat2dem_core.pictures.plots import quality_figure
 
             with replacing(Path(args.figure)) as beside:
                 quality_figure(table, quality.elevation_histogram(args.store)).savefig(beside, format="png", dpi=150)
@@ -167,9 +168,9 @@ def _data(args: argparse.Namespace) -> None:
         print(f"{args.store}: {len(table)} tiles, {len(flagged)} flagged")
         return
     elif args.what == "export":
-        made = folders.export_folders(args.store, args.folder)
+        made = paper_folders.export_folders(args.store, args.folder)
     else:
-        made = folders.import_folders(args.folder, args.store, args.sensor)
+        made = paper_folders.import_folders(args.folder, args.store, args.sensor)
     print(made)
 
 
@@ -182,7 +183,7 @@ def _box(texts: list[str]) -> tuple[float, ...]:
 
 
 def _train(args: argparse.Namespace) -> None:
-    from sat2dem_core.training import train  # torch takes seconds to import: --help need not wait for it
+    from sat2dem_core.training.trainer import train  # torch takes seconds to import: --help need not wait for it
 
     given = {field: getattr(args, field.name) for field in fields(Config)}
     changes = {field.name: _read(field, text) for field, text in given.items() if text is not None}
@@ -194,8 +195,8 @@ def _train(args: argparse.Namespace) -> None:
 
 
 def _predict(args: argparse.Namespace) -> None:
-    from sat2dem_core.prediction import predict
-    from sat2dem_core.weights import DEFAULT
+    from sat2dem_core.prediction.pipeline import predict
+    from sat2dem_core.prediction.weights import DEFAULT
 
     nodata: float | str | None = "declared" if args.nodata is None else None
     if args.nodata not in (None, "none"):
@@ -237,13 +238,13 @@ def _read(field: Field, text: str) -> Any:
 def _evaluate(args: argparse.Namespace) -> None:
     import pandas as pd
 
-    from sat2dem_core.evaluation import evaluate, score
+    from sat2dem_core.evaluation.scoring import evaluate, score
 
     if args.truth:
         table = pd.DataFrame({args.what: score(args.what, args.truth, mask_water=args.mask_water).result()}).T
     else:
-        from sat2dem_core.checkpoints import load_model
-        from sat2dem_core.batches import prepare
+        from sat2dem_core.training.checkpoints import load_model
+        from sat2dem_core.training.loader import prepare
 
         model = load_model(args.what)
         data = prepare(model.config)
@@ -257,8 +258,8 @@ def _evaluate(args: argparse.Namespace) -> None:
 
 
 def _study(args: argparse.Namespace) -> None:
-    from sat2dem_core.report import write_report
-    from sat2dem_core.study import run_study
+    from sat2dem_core.study.report import write_report
+    from sat2dem_core.study.runner import run_study
 
     print(f"{args.table}: {len(run_study(args.study, args.table))} runs")
     if args.report:

@@ -20,23 +20,23 @@ class Config:
     """The settings of one run; saved with it, so that a checkpoint rebuilds its own model.
 
     Attributes:
-        scene: a name of :data:`sat2dem_core.scenes.SCENES`, or the path of a store, ``….zarr``.
-        split: ``"space"``, regions with a gap (see :func:`sat2dem_core.tiles.divide`; of a store, blocks), ``"blocks"``,
+        scene: a name of :data:`sat2dem_core.dataset.scenes.SCENES`, or the path of a store, ``….zarr``.
+        split: ``"space"``, regions with a gap (see :func:`sat2dem_core.dataset.tiles.divide`; of a store, blocks), ``"blocks"``,
             whole blocks of neighboring tiles drawn at random, or ``"paper"``, the shuffle of single tiles.
         version: which draw of blocks, or which of the paper's splits, 1 to 4.
         tile: side of a tile, px: a power of two from 32 to 512.
         stride: px between neighboring training tiles. Held-out tiles never overlap.
-        method: ``unet``, ``pix2pix`` or ``drpan``; see :data:`sat2dem_core.methods.METHODS`.
-        attention: ``none``, ``cbam``, ``gam`` or ``simam``; see :data:`sat2dem_core.attention.ATTENTIONS`.
+        method: ``unet``, ``pix2pix`` or ``drpan``; see :data:`sat2dem_core.models.methods.METHODS`.
+        attention: ``none``, ``cbam``, ``gam`` or ``simam``; see :data:`sat2dem_core.models.attention.ATTENTIONS`.
         attention_form: ``"paper"``, or ``"original"`` as the block's own article has it.
         drpan: ``"flow"``, reviser and region send their gradients to the generator, or ``"detached"``, they do not.
-        normalization: ``global`` or ``shift``; see :mod:`sat2dem_core.normalize`.
+        normalization: ``global`` or ``shift``; see :mod:`sat2dem_core.dataset.normalize`.
         features: channels of the first level of the U-Net.
         critic_features: those of discriminator and reviser.
         l1_weight: factor of the L1 loss.
         region_weight: factor of DRPAN's region loss.
         penalty_weight: factor of the reviser's gradient penalty.
-        gradient: term ``none``, ``first``, ``second``, ``fused`` or ``slope``; see :data:`sat2dem_core.losses.GRADIENTS`.
+        gradient: term ``none``, ``first``, ``second``, ``fused`` or ``slope``; see :data:`sat2dem_core.models.losses.GRADIENTS`.
         gradient_weight: factor of the first-order (or slope) term.
         second_weight: factor of the second-order term.
         learning_rate: Adam's.
@@ -178,7 +178,7 @@ class Source:
         url: the STAC API.
         collection: its name there.
         bands: assets: red, green and blue, or the one of elevation.
-        sensor, mask: how to read its numbers (a name of :data:`sat2dem_core.stac.SENSORS`) and the asset of its clouds;
+        sensor, mask: how to read its numbers (a name of :data:`sat2dem_core.dataset.stac.SENSORS`) and the asset of its clouds;
             empty for elevation.
         platforms: satellites to take, all where empty.
         signed: whether links must be signed by Planetary Computer's own package.

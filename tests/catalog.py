@@ -12,7 +12,7 @@ import rasterio
 from pyproj import Transformer
 from rasterio.transform import from_origin
 
-from sat2dem_core.grid import cell_at, cells
+from sat2dem_core.dataset.grid import cell_at, cells
 
 BANDS = ("red", "green", "blue")
 PLACE, EDGE = cell_at(-3.4, 40.12, "EPSG:4326"), cell_at(-3.7, 40.5, "EPSG:4326")

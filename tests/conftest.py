@@ -23,9 +23,10 @@ from hypothesis import settings
 from rasterio.transform import from_origin
 from stac_api import missing, stac_api
 
-from sat2dem_core import checkpoints, plots, training
+from sat2dem_core.training import checkpoints, trainer
+from sat2dem_core.pictures import plots
 from sat2dem_core.config import preset
-from sat2dem_core.weights import pack
+from sat2dem_core.prediction.weights import pack
 
 matplotlib.use("Agg")
 settings.register_profile("suite", deadline=None, derandomize=True, database=None, max_examples=40)
@@ -48,7 +49,7 @@ def pytest_configure(config):
 def isolated(tmp_path_factory, monkeypatch):
     """No test reads or fills the user's cache; all compute on the CPU, where results are the same bit by bit."""
     monkeypatch.setenv("SAT2DEM_CACHE", str(tmp_path_factory.mktemp("cache")))
-    for module in (training, checkpoints):
+    for module in (trainer, checkpoints):
         monkeypatch.setattr(module, "pick_device", lambda: torch.device("cpu"))
 
 
@@ -150,13 +151,13 @@ def small():
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory, hills, small) -> training.Run:
+def trained(tmp_path_factory, hills, small) -> trainer.Run:
     """A finished run of ``small`` on ``hills``; tests only read it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plots, "draw_run", lambda run: None)
-        for module in (training, checkpoints):
+        for module in (trainer, checkpoints):
             patch.setattr(module, "pick_device", lambda: torch.device("cpu"))
-        return training.train(small, scene=hills, run=tmp_path_factory.mktemp("trained"), progress=False)
+        return trainer.train(small, scene=hills, run=tmp_path_factory.mktemp("trained"), progress=False)
 
 
 @pytest.fixture

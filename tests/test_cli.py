@@ -12,11 +12,11 @@ import rasterio
 import shapely
 from file_server import file_server
 
-from sat2dem_core import training
+from sat2dem_core.training import trainer
 from sat2dem_core.__main__ import main
-from sat2dem_core.checkpoints import load_model
-from sat2dem_core.scenes import data_folder
-from sat2dem_core.store import open_store
+from sat2dem_core.training.checkpoints import load_model
+from sat2dem_core.dataset.scenes import data_folder
+from sat2dem_core.dataset.store import open_store
 
 TINY = ["--scene", "rocky-mountain", "--tile", "32", "--features", "4", "--stride", "32"]
 
@@ -110,7 +110,7 @@ def test_interruption_says_how_to_go_on(monkeypatch, capsys):
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(training, "train", interrupted)
+    monkeypatch.setattr(trainer, "train", interrupted)
     assert main(["train"]) == 130
     assert "the same command goes on" in capsys.readouterr().err
 

@@ -4,7 +4,7 @@ import pytest
 
 from sat2dem_core.config import PRESETS, Config, preset
 from sat2dem_core.errors import InvalidConfig, UnknownName
-from sat2dem_core.methods import build_method
+from sat2dem_core.models.methods import build_method
 
 
 def test_paper_preset_is_the_authors_settings():

@@ -4,7 +4,7 @@
     python tools/weights.py --leave-one-out      the same recipe on each scene alone, scored on the other
 
 Each scene gives its north-western part for training, its south-western for choosing the checkpoint and, Zion's, for the
-interval, and its eastern for the scores; see sat2dem_core.tiles.divide. About a quarter of an hour on two cores.
+interval, and its eastern for the scores; see sat2dem_core.dataset.tiles.divide. About a quarter of an hour on two cores.
 """
 
 import argparse
@@ -20,22 +20,23 @@ import torch
 import xarray as xr
 from scipy.ndimage import uniform_filter
 
-from sat2dem_core import baselines, terrain
-from sat2dem_core.augment import HURST, views
-from sat2dem_core.batches import Data
-from sat2dem_core.checkpoints import code_version
+from sat2dem_core.evaluation import baselines
+from sat2dem_core import terrain
+from sat2dem_core.dataset.augment import HURST, views
+from sat2dem_core.training.loader import Data
+from sat2dem_core.training.checkpoints import code_version
 from sat2dem_core.config import Config
-from sat2dem_core.files import replacing
-from sat2dem_core.measures import CLASSES
-from sat2dem_core.normalize import Normalization
-from sat2dem_core.mosaic import starts
-from sat2dem_core.prediction import predict
-from sat2dem_core.scenes import ground_sampling_distance, open_scene
-from sat2dem_core.study import provenance
-from sat2dem_core.tiles import Tiles, divide
-from sat2dem_core.training import train
-from sat2dem_core.trust import Domain, Interval
-from sat2dem_core.weights import load_weights, save_weights
+from sat2dem_core.rasters.atomic import replacing
+from sat2dem_core.evaluation.measures import CLASSES
+from sat2dem_core.dataset.normalize import Normalization
+from sat2dem_core.prediction.mosaic import starts
+from sat2dem_core.prediction.pipeline import predict
+from sat2dem_core.dataset.scenes import ground_sampling_distance, open_scene
+from sat2dem_core.study.runner import provenance
+from sat2dem_core.dataset.tiles import Tiles, divide
+from sat2dem_core.training.trainer import train
+from sat2dem_core.prediction.confidence import Domain, Interval
+from sat2dem_core.prediction.weights import load_weights, save_weights
 
 ROOT = Path(__file__).resolve().parents[1]
 # Ground sampling distances (m) that each scene's training tiles are drawn at, how many, and those to validate at.

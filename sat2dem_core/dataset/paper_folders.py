@@ -1,0 +1,154 @@
+"""The paper's layout on disk, folders of GeoTIFFs paired by number, from a store and into one."""
+
+import os
+import re
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import rasterio
+import torch
+import xarray as xr
+from rasterio.errors import RasterioError
+from rasterio.io import MemoryFile
+from rasterio.transform import from_origin
+from tqdm import tqdm
+
+from sat2dem_core.errors import CannotWrite, DamagedStore, choose
+from sat2dem_core.rasters.atomic import cannot_write, part_of
+from sat2dem_core.dataset.grid import PIXELS, RESOLUTION
+from sat2dem_core.dataset.normalize import Normalization
+from sat2dem_core.dataset.store import assemble, elevation_range, one_by_one, open_store
+
+SENSOR_FOLDERS = {"sentinel-2": "sentinel_images", "landsat": "landsat_images"}  # the authors' names
+
+
+def export_folders(path: str | os.PathLike, folder: str | os.PathLike) -> Path:
+    """Write a store as the paper's folders: elevation, Global-normalized elevation and images, paired by number.
+
+    The number is the tile's position in the store; ``tiles.csv`` tells which tile it is. The folder appears when all
+    is written.
+
+    Raises:
+        DamagedStore: see :func:`open_store`.
+        CannotWrite: the folder exists, or the disk is full; nothing of it is left.
+    """
+    dataset, folder = open_store(path), Path(folder)
+    if folder.exists():
+        raise CannotWrite(f"{folder} exists: remove it or choose another")
+    beside = part_of(folder)
+    shutil.rmtree(beside, ignore_errors=True)
+    try:
+        _export(dataset, beside)
+        beside.replace(folder)
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return folder
+
+
+def _export(dataset: xr.Dataset, folder: Path) -> None:
+    images = SENSOR_FOLDERS[dataset.attrs["sensor"]]
+    for name in ("original_dem", "normalized_dem", images):
+        (folder / name).mkdir(parents=True)
+    low, high = elevation_range(dataset)
+    scale = Normalization("global", low, high, relief=high - low)
+    for number, tile in enumerate(tqdm(one_by_one(dataset), total=dataset.sizes["tile"], desc="exporting", unit="tile")):
+        dem = tile.dem.values[None]
+        normalized = scale.forward(torch.from_numpy(dem))[0].numpy()
+        _write_tif(folder / "original_dem" / f"original_DEM_cell_{number}.tif", dem, tile)
+        _write_tif(folder / "normalized_dem" / f"normalized_DEM_cell_{number}.tif", normalized, tile)
+        _write_tif(folder / images / f"{images.removesuffix('_images')}_cell_{number}.tif", tile.rgb.values, tile)
+    lines = [f"{number},{name}" for number, name in enumerate(dataset.tile.values)]
+    (folder / "tiles.csv").write_text("\n".join(["number,tile", *lines]) + "\n")
+
+
+def import_folders(
+    folder: str | os.PathLike, path: str | os.PathLike, sensor: str = "sentinel-2", *, license: str = "", progress: bool = True
+) -> Path:
+    """Make a store of the paper's folders, wherever they lie under ``folder``.
+
+    Elevation is ``original_DEM_cell_<i>.tif``, images lie in a folder named after the sensor, and both are paired by the
+    number after the last underscore, never by position. NaN stays NaN (the authors set it to 0 m).
+
+    Raises:
+        UnknownName: no such sensor.
+        DamagedStore: an image has no DEM or a DEM no image, a number occurs twice, or a file is no tile; all named.
+    """
+    folder, path = Path(folder), Path(path)
+    kind = SENSOR_FOLDERS[choose("sensor", sensor, SENSOR_FOLDERS)]
+    dems = _by_number(folder.rglob("original_DEM_cell_*.tif"))
+    images = _by_number(
+        file for file in folder.rglob("*.tif")
+        if kind.split("_")[0] in file.parent.name.lower() and not file.name.startswith(".")  # a Mac's zip adds ._<name>
+    )
+    if not dems or not images:
+        raise DamagedStore(f"{folder} holds {len(dems)} original_DEM_cell_<i>.tif and {len(images)} images in a folder named {kind}: check the path")
+    for have, lack, what in ((images, dems, "DEM"), (dems, images, "image")):
+        if lonely := sorted(have.keys() - lack.keys()):
+            some = ", ".join(have[number].name for number in lonely[:5])
+            raise DamagedStore(f"{folder}: {len(lonely)} files have no {what} of their number ({some}, …): add it, or remove them")
+    table = folder / "tiles.csv"
+    names = _names(table)
+    jobs = {names.get(str(number), f"cell_{number:05d}"): (images[number], dems[number]) for number in sorted(dems)}
+    if len(jobs) < len(dems):
+        raise DamagedStore(f"{table} names a tile twice: give each number a tile of its own")
+    attrs = {"sensor": sensor, "license": license}
+    return assemble(path, jobs, _read_pair, {"folder": folder.name, "sensor": sensor}, attrs, progress=progress)
+
+
+def _by_number(files: Iterable[Path]) -> dict[int, Path]:
+    found: dict[int, Path] = {}
+    for file in sorted(files):
+        match = re.search(r"_(\d+)$", file.stem)
+        if match is None:
+            raise DamagedStore(f"{file} has no number after its last underscore to pair it by: name it …_<i>.tif")
+        if (number := int(match[1])) in found:
+            raise DamagedStore(f"{found[number]} and {file} have the same number: keep one of them")
+        found[number] = file
+    return found
+
+
+def _names(table: Path) -> dict[str, str]:
+    """Names of the tiles by number as an export lists them; none where there is no list."""
+    try:
+        return dict(line.split(",") for line in table.read_text().splitlines()[1:]) if table.is_file() else {}
+    except ValueError as error:
+        raise DamagedStore(f"{table} does not list a number and a name in each line ({error}): mend or remove it") from error
+
+
+def _read_pair(pair: tuple[Path, Path]) -> xr.Dataset:
+    arrays = []
+    for file, bands in zip(pair, (3, 1)):
+        try:
+            with rasterio.open(file) as source:
+                array, crs, transform, nodata = source.read(), source.crs, source.transform, source.nodata
+        except RasterioError as error:
+            raise DamagedStore(f"{file} cannot be read ({error}): fetch it again") from error
+        if array.shape != (bands, PIXELS, PIXELS):
+            raise DamagedStore(f"{file} has shape {array.shape}, not {(bands, PIXELS, PIXELS)}: it is no tile of this layout")
+        arrays.append(array)
+    rgb, dem = arrays[0], arrays[1][0].astype(np.float32)
+    if rgb.dtype != np.uint8:
+        raise DamagedStore(f"{pair[0]} holds {rgb.dtype}, not uint8: it is no image of this layout")
+    if nodata is not None:
+        dem[dem == nodata] = np.nan
+    scene = xr.Dataset({"rgb": (("band", "y", "x"), rgb), "dem": (("y", "x"), dem)})
+    scene.attrs = {
+        "crs": crs.to_string() if crs else "", "left": transform.c, "top": transform.f, "nodata_share": float(np.isnan(dem).mean()),
+    }
+    return scene
+
+
+def _write_tif(file: Path, array: np.ndarray, tile: xr.Dataset) -> None:
+    options = {"crs": str(tile.crs.item()), "transform": from_origin(tile.left.item(), tile.top.item(), RESOLUTION, RESOLUTION)}
+    if array.dtype != np.uint8:
+        options["nodata"] = np.nan
+    with MemoryFile() as memory:  # GDAL may miss a full disk where Python does not
+        with memory.open(
+            driver="GTiff", count=len(array), height=PIXELS, width=PIXELS, dtype=array.dtype, compress="deflate", **options
+        ) as target:
+            target.write(array)
+        file.write_bytes(memory.read())

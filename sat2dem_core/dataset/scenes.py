@@ -1,0 +1,230 @@
+"""A place on Earth as one xarray Dataset: what the satellite saw and how high the ground is.
+
+A scene has ``rgb`` (band, y, x; uint8; red, green, blue) and ``dem`` (y, x; float32 meters, NaN for nodata)
+on one grid in one CRS, the image's. ``attrs`` say where it came from and what was done to it.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import rasterio
+import rioxarray
+import xarray as xr
+from pyproj import Geod, Transformer
+from rasterio.enums import ColorInterp, Resampling
+from rasterio.errors import RasterioError
+from rasterio.warp import transform_bounds
+
+from sat2dem_core.errors import (
+    MissingCRS, NoElevation, NoOverlap, UnreadableRaster, UnsupportedImagery, choose,
+)
+from sat2dem_core.rasters.atomic import zion
+
+LOWEST, HIGHEST = -500.0, 9000.0  # meters: no land on Earth lies outside
+
+
+def data_folder(name: str) -> Path:
+    """A folder of the data that ships with the package: inside the wheel, or ``data/`` of a clone."""
+    package = Path(__file__).parents[1]
+    inside = package / "data" / name
+    return inside if inside.is_dir() else package.parent / "data" / name
+
+
+def _rocky_mountain() -> xr.Dataset:
+    folder = data_folder("rocky-mountain")
+    # The image declares 255 as nodata, but on this ground 255 is sunlit snow: the white margin lies outside the DEM.
+    scene = open_pair(folder / "rmnp-rgb.tif", folder / "rmnp-dem.tif", image_nodata=None)
+    scene.attrs["name"] = "rocky-mountain"
+    return scene
+
+
+def _zion() -> xr.Dataset:
+    """Landsat 8 at 30 m; the elevation is 90 m data, resampled smoothly: it holds no finer relief."""
+    folder = zion()
+    bands = [folder / f"landsat_b{number}.tif" for number in (4, 3, 2)]
+    # Level-1 numbers: 2e-5 times the value, minus 0.1, is reflectance at the top of the atmosphere (without the
+    # sun's angle), so this is 0 to 0.3.
+    scene = open_pair(bands, folder / "srtm.tif", stretch=(5000, 20000))
+    scene.attrs["name"] = "zion"
+    return scene
+
+
+SCENES = {"rocky-mountain": _rocky_mountain, "zion": _zion}
+
+
+def open_scene(name: str = "rocky-mountain") -> xr.Dataset:
+    """Open a scene by name: ``rocky-mountain`` ships with the package, ``zion`` (12 MB) is downloaded once.
+
+    Raises:
+        UnknownName: no such scene; the message lists those there are.
+        Unreachable, DamagedDownload: its files cannot be had; see :func:`sat2dem_core.rasters.atomic.fetch`.
+
+    >>> dict(open_scene().sizes)
+    {'x': 279, 'y': 263, 'band': 3}
+    """
+    return SCENES[choose("scene", name, SCENES)]()
+
+
+def open_pair(
+    image: str | os.PathLike | Sequence[str | os.PathLike], dem: str | os.PathLike, *,
+    stretch: tuple[float, float] | None = None,
+    image_nodata: float | str | None = "declared", dem_nodata: float | str | None = "declared",
+) -> xr.Dataset:
+    """Make a scene of your own two GeoTIFFs, in any CRS and resolution.
+
+    The image keeps its grid. The DEM is resampled onto it: cubic convolution where it is coarser, the average
+    of the source pixels where it is finer. Pixels without an image have their elevation set to NaN, for there is
+    no pair; then the scene is cropped to the rectangle that holds elevation.
+
+    Args:
+        image: 3 bands (red, green, blue), or 4 of which the last is alpha; or three files of one band, in that order.
+            uint8 is taken as it is.
+        dem: elevation in meters, one band.
+        stretch: ``(low, high)``, mapped linearly to 0 and 255 with what lies outside clipped. Required for
+            anything but uint8: reflectance as float might take ``(0, 0.3)``.
+        image_nodata, dem_nodata: the value that means "nothing here"; by default what the file declares. ``None``
+            ignores the declaration. An image pixel is nodata where every band has the value.
+
+    Raises:
+        UnreadableRaster, MissingCRS, UnsupportedImagery, NoOverlap, NoElevation: see each; all name the file.
+    """
+    files = [Path(image)] if isinstance(image, str | os.PathLike) else [Path(band) for band in image]
+    rgb, seen = _read_image(files, stretch, image_nodata)
+    elevation = _read_dem(Path(dem), dem_nodata)
+    _check_overlap(rgb, elevation, files[0], dem)
+    finer = max(map(abs, elevation.rio.resolution())) < _pixel_in(elevation.rio.crs, rgb)
+    resampling = Resampling.average if finer else Resampling.cubic
+    elevation = elevation.rio.reproject_match(rgb, resampling=resampling, nodata=np.nan)
+    elevation = elevation.assign_coords(x=rgb.x, y=rgb.y).where(seen)
+    elevation.attrs, elevation.encoding = {"units": "m", "long_name": "elevation"}, dict(rgb.encoding)
+    scene = xr.Dataset({"rgb": rgb, "dem": elevation})
+    scene.attrs.update(
+        name=files[0].stem, image=", ".join(file.name for file in files), elevation=Path(dem).name, resampling=resampling.name,
+        stretch="uint8 as read" if stretch is None else f"{stretch[0]:g} to {stretch[1]:g} onto 0 to 255",
+    )
+    return _crop_to_elevation(scene, dem)
+
+
+def ground_sampling_distance(scene: xr.Dataset | xr.DataArray) -> tuple[float, float]:
+    """Size of a pixel on the ground at the scene's center: (down the rows, along the columns) in meters.
+
+    >>> [round(side) for side in ground_sampling_distance(open_scene())]
+    [167, 127]
+    """
+    dx, dy = (abs(step) / 2 for step in scene.rio.resolution())
+    x, y = float(scene.x.mean()), float(scene.y.mean())
+    to_degrees = Transformer.from_crs(scene.rio.crs, "EPSG:4326", always_xy=True)
+    lon, lat = to_degrees.transform([x, x, x - dx, x + dx], [y - dy, y + dy, y, y])
+    down, along = Geod(ellps="WGS84").inv(lon[::2], lat[::2], lon[1::2], lat[1::2])[2]
+    return down, along
+
+
+def _open(path: Path) -> xr.DataArray:
+    if not path.is_file():
+        raise UnreadableRaster(f"{path} does not exist: check the path")
+    try:
+        with rasterio.open(path) as file:
+            dtype, crs, transform = file.dtypes[0], file.crs, file.transform
+        raster = rioxarray.open_rasterio(path).load()
+    except RasterioError as error:
+        raise UnreadableRaster(f"{path} cannot be read ({error}): is it a whole raster file? Fetch it again") from error
+    if dtype.startswith("complex"):
+        raise UnsupportedImagery(
+            f"{path} holds complex numbers ({dtype}): give real ones, reflectance for an image and meters for a DEM"
+        )
+    if crs is None or not (crs.is_geographic or crs.is_projected) or transform.is_identity:
+        raise MissingCRS(
+            f"{path} does not say where on Earth it lies (no coordinate reference system or geotransform): "
+            "set both with gdal_edit.py -a_srs and -a_ullr"
+        )
+    if transform.b or transform.d:
+        raise UnreadableRaster(f"{path} is rotated against its own coordinate system: straighten it with gdalwarp")
+    return raster
+
+
+def _read_image(files: list[Path], stretch: tuple[float, float] | None, nodata: float | str | None) -> tuple[xr.DataArray, xr.DataArray]:
+    path, image = files[0], _open(files[0])
+    with rasterio.open(path) as file:
+        alpha = file.count == 4 and file.colorinterp[3] == ColorInterp.alpha
+    if len(files) > 1:
+        bands = [image, *map(_open, files[1:])]
+        for file, band in zip(files, bands):
+            if band.sizes["band"] != 1 or band.rio.transform() != image.rio.transform() or band.shape != image.shape:
+                raise UnsupportedImagery(f"{file} is not one band on the grid of {path}: give three bands of one image")
+        image = xr.concat(bands, "band", join="override")
+    if image.sizes["band"] != 3 and not alpha:
+        raise UnsupportedImagery(
+            f"{path} has {image.sizes['band']} band(s), but red, green and blue are needed, in that order: "
+            "select them with gdal_translate -b"
+        )
+    if image.dtype != np.uint8 and stretch is None:
+        raise UnsupportedImagery(
+            f"{path} holds {image.dtype}, from {float(image.min()):g} to {float(image.max()):g}, not uint8: "
+            "say with stretch=(low, high) which values become 0 and 255"
+        )
+    if stretch is not None and not stretch[0] < stretch[1]:
+        raise UnsupportedImagery(f"{path}: stretch={stretch} must go from a lower to a higher value")
+    rgb = image[:3]
+    seen = rgb.notnull().all("band")
+    if alpha:
+        seen &= image[3] > 0
+    if nodata == "declared":
+        nodata = image.rio.nodata
+    if nodata is not None:
+        seen &= (rgb != nodata).any("band")
+    if not seen.any():
+        raise UnsupportedImagery(f"{path} is all nodata: give an image with something in it, or its image_nodata")
+    if stretch is not None:
+        low, high = stretch
+        scaled = (rgb.where(seen, low).astype("float32") - low) / (high - low)
+        rgb = (scaled.clip(0, 1) * 255).round().astype("uint8")
+    rgb = rgb.assign_coords(band=["red", "green", "blue"])
+    rgb.attrs, rgb.encoding = {}, {"grid_mapping": "spatial_ref"}
+    return rgb, seen
+
+
+def _read_dem(path: Path, nodata: float | str | None) -> xr.DataArray:
+    dem = _open(path)
+    if dem.sizes["band"] != 1:
+        raise NoElevation(f"{path} has {dem.sizes['band']} bands: give a DEM of one band, elevation in meters")
+    if nodata == "declared":
+        nodata = dem.rio.nodata
+    dem = dem.squeeze("band", drop=True)
+    valid = ~np.isnan(dem) if nodata is None else ~np.isnan(dem) & (dem != nodata)
+    dem = dem.astype("float32").where(valid)
+    if not valid.any():
+        raise NoElevation(f"{path} is all nodata: give a DEM with elevation in it")
+    low, high = float(dem.min()), float(dem.max())
+    if low < LOWEST or high > HIGHEST:
+        raise NoElevation(
+            f"{path} holds values from {low:g} to {high:g}, which are no elevations in meters: "
+            "if one of them means nodata, give it as dem_nodata"
+        )
+    return dem.rio.write_nodata(np.nan)
+
+
+def _check_overlap(rgb: xr.DataArray, dem: xr.DataArray, image: object, dem_path: object) -> None:
+    left, bottom, right, top = transform_bounds(dem.rio.crs, rgb.rio.crs, *dem.rio.bounds())
+    x0, y0, x1, y1 = rgb.rio.bounds()
+    if right <= x0 or left >= x1 or top <= y0 or bottom >= y1:
+        raise NoOverlap(
+            f"{image} and {dem_path} lie on different ground: in the image's CRS the image spans "
+            f"x {x0:.5g} to {x1:.5g}, y {y0:.5g} to {y1:.5g}, the DEM x {left:.5g} to {right:.5g}, "
+            f"y {bottom:.5g} to {top:.5g}; give a DEM of the same place"
+        )
+
+
+def _pixel_in(crs: object, rgb: xr.DataArray) -> float:
+    """The image's pixel size in the units of another CRS."""
+    left, bottom, right, top = transform_bounds(rgb.rio.crs, crs, *rgb.rio.bounds())
+    return max((right - left) / rgb.rio.width, (top - bottom) / rgb.rio.height)
+
+
+def _crop_to_elevation(scene: xr.Dataset, dem_path: object) -> xr.Dataset:
+    valid = scene.dem.notnull()
+    if not valid.any():
+        raise NoElevation(f"{dem_path} has only nodata where the image is: give a DEM with elevation there")
+    rows, cols = np.flatnonzero(valid.any("x")), np.flatnonzero(valid.any("y"))
+    return scene.isel(y=slice(rows[0], rows[-1] + 1), x=slice(cols[0], cols[-1] + 1))

@@ -1,0 +1,197 @@
+"""The grid of tiles: one name for one square of ground, whatever was asked for."""
+
+import json
+
+import numpy as np
+import pytest
+import shapely
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from pyproj import Transformer
+
+from sat2dem_core.errors import InvalidRegion, NoTiles
+from sat2dem_core.dataset.grid import PIXELS, RESOLUTION, SIDE, Cell, block_split, cell_at, cells, overlaps, read_region
+
+BORDER = (-6.3, 40.6, -5.7, 41.0)  # two zones meet at 6 degrees west
+
+
+@pytest.fixture(scope="module")
+def border():
+    return cells(BORDER)
+
+
+@given(epsg=st.integers(32601, 32760), column=st.integers(-5, 200), row=st.integers(-5, 1300))
+def test_a_name_is_read_back(epsg, column, row):
+    cell = Cell(epsg, column, row)
+    assert Cell.parse(cell.id) == cell
+
+
+@pytest.mark.parametrize("name", ["", "32630", "32630_r0001_c0001", "rocky-mountain_r0064_c0128", "32630_c0001_r0001.tif"])
+def test_what_is_no_name_is_said(name):
+    with pytest.raises(NoTiles, match="no tile of the grid: names look like"):
+        Cell.parse(name)
+
+
+@given(lon=st.floats(-179.9, 179.9), lat=st.floats(-79, 83))
+def test_a_point_lies_in_its_cell_and_its_cell_is_found_again(lon, lat):
+    cell = cell_at(lon, lat, "EPSG:4326")
+    x, y = Transformer.from_crs("EPSG:4326", f"EPSG:{cell.epsg}", always_xy=True).transform(lon, lat)
+    assert cell.left <= x < cell.left + SIDE and cell.top - SIDE <= y < cell.top
+    assert cell.geobox.shape == (PIXELS, PIXELS) and cell.geobox.resolution.x == RESOLUTION
+
+
+@given(lon=st.floats(-170, 170), lat=st.floats(-70, 75), width=st.floats(0.05, 0.5))
+def test_the_same_ground_has_the_same_tiles_whatever_region_is_asked_for(lon, lat, width):
+    small, large = (lon, lat, lon + width, lat + 0.1), (lon - 0.1, lat - 0.1, lon + width + 0.1, lat + 0.2)
+    assert set(cells(small)) <= set(cells(large))
+
+
+@given(lon=st.floats(-170, 170), lat=st.floats(-70, 75))
+def test_each_tile_is_in_the_zone_of_its_own_center(lon, lat):
+    for cell in cells((lon, lat, lon + 0.3, lat + 0.1)):
+        x, y = cell.left + SIDE / 2, cell.top - SIDE / 2
+        middle = Transformer.from_crs(f"EPSG:{cell.epsg}", "EPSG:4326", always_xy=True).transform(x, y)
+        assert cell_at(*middle, "EPSG:4326") == cell
+
+
+@given(offset=st.floats(-2.5, 2.0), lat=st.floats(-70, 75))
+def test_inside_a_zone_tiles_cover_the_region_without_gaps_or_overlaps(offset, lat):
+    assume(abs(lat) > 0.3)  # not across the equator, where the northern and the southern grid meet
+    lon = -3 + offset
+    region = shapely.box(lon, lat, lon + 0.4, lat + 0.2)
+    found = cells(region)
+    union = shapely.unary_union([cell.footprint for cell in found])
+    assert region.difference(union.buffer(1e-4)).is_empty  # sides are straight in meters, not quite in degrees
+    assert sum(cell.footprint.area for cell in found) == pytest.approx(union.area, rel=1e-3)
+
+
+def test_neighbors_are_mutual_and_touch():
+    cell = Cell(32630, 57, 574)
+    around = cell.neighbors()
+    assert len(set(around)) == 8 and all(cell in other.neighbors() for other in around)
+    assert all(other.geobox.extent.geom.touches(cell.geobox.extent.geom) for other in around)
+
+
+def test_overlaps_are_what_the_squares_share_across_zones(border):
+    found = set(overlaps(border))
+    assert {cell.epsg for cell in border} == {32629, 32630}
+    assert found == {
+        (a, b) for a in range(len(border)) for b in range(a + 1, len(border))
+        if border[a].epsg != border[b].epsg and border[a].footprint.intersects(border[b].footprint)
+    }
+    assert any(border[a].footprint.intersection(border[b].footprint).area > 0.1 * border[a].footprint.area for a, b in found)
+
+
+@given(seed=st.integers(0, 1000), block=st.integers(1, 3))
+def test_a_split_loses_no_tile_and_puts_no_pixel_into_two_parts(border, seed, block):
+    parts = block_split(border, seed, block)
+    assert sorted(sum(parts, [])) == list(range(len(border))) and all(part == sorted(part) for part in parts)
+    of = {number: place for place, part in enumerate(parts) for number in part}
+    assert all(of[a] == of[b] for a, b in overlaps(border))
+    assert parts == block_split(border, seed, block)
+
+
+def test_blocks_stay_whole_and_shares_are_kept():
+    tiles = [Cell(32630, column, row) for column in range(40) for row in range(40)]
+    parts = block_split(tiles, seed=1, block=4)
+    blocks = [{(tiles[number].column // 4, tiles[number].row // 4) for number in part} for part in parts]
+    assert not blocks[0] & blocks[1] and not blocks[0] & blocks[2] and not blocks[1] & blocks[2]
+    assert [len(part) / len(tiles) for part in parts] == pytest.approx([0.70, 0.15, 0.15], abs=0.02)
+    assert parts != block_split(tiles, seed=2, block=4)
+
+
+def test_tiles_at_the_antimeridian_overlap_nothing_on_the_other_side_of_the_earth():
+    tiles = cells((179.7, -17.5, 180, -17.2)) + cells((-3.2, -17.5, -2.9, -17.2))
+    assert overlaps(tiles) == []
+    assert all(east - west < 0.1 for west, _, east, _ in (cell.footprint.bounds for cell in tiles))
+
+
+def test_too_few_blocks_for_three_parts():
+    with pytest.raises(NoTiles, match="4 tiles in 1 blocks leave a part of the split empty"):
+        block_split([Cell(32630, column, row) for column in (0, 1) for row in (0, 1)])
+
+
+@pytest.mark.parametrize("crs", ["EPSG:3035", "EPSG:32630"])
+def test_one_crs_for_all(crs):
+    found = cells(BORDER, crs)
+    assert {f"EPSG:{cell.epsg}" for cell in found} == {crs} and not overlaps(found)
+    union = shapely.unary_union([cell.footprint for cell in found])
+    assert shapely.box(*BORDER).difference(union.buffer(1e-4)).is_empty
+
+
+@pytest.mark.parametrize("crs", ["EPSG:32618", "EPSG:3851"])  # New York's and New Zealand's, whose area crosses 180 degrees
+def test_a_crs_made_for_another_part_of_the_earth(crs):
+    with pytest.raises(InvalidRegion, match=f"'{crs}' .* is made for longitudes .* the region .* is far from there"):
+        cells(BORDER, crs)
+
+
+def test_a_crs_may_be_used_some_degrees_beyond_its_area():
+    assert {cell.epsg for cell in cells((-9.2, 40.1, -9.1, 40.2), "EPSG:32630")} == {32630}  # Portugal in Spain's
+    assert cells((-177, -44.2, -176, -43.7), "EPSG:3851")  # the Chatham Islands, beyond the antimeridian
+
+
+@pytest.mark.parametrize(("crs", "said"), [
+    ("EPSG:4326", r"EPSG:4326' \(WGS 84\) is no projection in meters"), ("EPSG:2225", "no projection in meters"),
+    ("EPSG:999999", "is not known"), ("nonsense", "is not known"), ("+proj=laea +lat_0=52 +lon_0=10 +units=m", "with an EPSG code"),
+])
+def test_a_crs_that_no_grid_can_have(crs, said):
+    with pytest.raises(InvalidRegion, match=said):
+        cells(BORDER, crs)
+
+
+@pytest.mark.parametrize(("region", "said"), [
+    ((179, -17, -179, -16), "crosses the antimeridian: ask for each side of it, 179 to 180 and -180 to -179"),
+    ((1, 2, 1, 3), "has no area"), ((1, 3, 2, 2), "has no area: give west, south, east, north"),
+    ((float("nan"), 2, 3, 4), "has no area"), (shapely.Point(1, 2), "has no area"), (shapely.Polygon(), "has no area"),
+    ((179, 2, 181, 3), "longitudes of -180 to 180"), ((0, -85, 1, -84), "latitudes of -80 to 84"),
+    ((400_000, 4_400_000, 410_000, 4_410_000), "in degrees"),
+])
+def test_impossible_regions(region, said):
+    with pytest.raises(InvalidRegion, match=said):
+        cells(region)
+
+
+def test_both_sides_of_the_antimeridian_can_be_asked_for():
+    west, east = cells((179.9, -17, 180, -16.9)), cells((-180, -17, -179.9, -16.9))
+    assert {cell.epsg for cell in west} == {32760} and {cell.epsg for cell in east} == {32701}
+    assert cells((179.99, 10, 180, 10.01)), "the last tile before it"
+
+
+def test_a_region_between_the_tiles_of_two_zones_is_refused():
+    with pytest.raises(NoTiles, match="between the tiles of two UTM zones: ask for a larger one, or give one CRS"):
+        cells((-6.02, 44.1, -6.0, 44.11))
+    assert cells((-6.02, 44.1, -6.0, 44.11), "EPSG:3035")
+
+
+@given(lon=st.floats(-170, 170))
+def test_across_the_equator_each_tile_is_in_the_hemisphere_of_its_center(lon):
+    found = cells((lon, -0.2, lon + 0.3, 0.2))
+    assert {cell.epsg // 100 for cell in found} == {326, 327}
+    for cell in found:
+        assert (cell.footprint.centroid.y > 0) == (cell.epsg < 32700)
+
+
+def test_regions_from_geojson(tmp_path):
+    squares = [shapely.box(-3.5, 40, -3.4, 40.1), shapely.box(-3.2, 40, -3.1, 40.1)]
+    features = [{"type": "Feature", "properties": {}, "geometry": json.loads(shapely.to_geojson(square))} for square in squares]
+    path = tmp_path / "two.geojson"
+    path.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+    assert set(cells(path)) == set(cells(squares[0])) | set(cells(squares[1]))
+    path.write_text(shapely.to_geojson(squares[0]))
+    assert cells(path) == cells((-3.5, 40, -3.4, 40.1))
+
+
+@pytest.mark.parametrize("content", [None, "no json", "[]", '{"type": "FeatureCollection"}', '{"type": "Nonsense"}'])
+def test_a_file_that_is_no_geojson(tmp_path, content):
+    path = tmp_path / "region.geojson"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(InvalidRegion, match=r"region.geojson cannot be read as GeoJSON"):
+        read_region(path)
+
+
+def test_a_concave_region_leaves_out_what_it_does_not_touch():
+    ring = shapely.box(-3.6, 40, -3, 40.6).difference(shapely.box(-3.45, 40.15, -3.15, 40.45))
+    inside = [cell for cell in cells((-3.6, 40, -3, 40.6)) if shapely.box(-3.45, 40.15, -3.15, 40.45).contains(cell.footprint)]
+    assert inside and not set(inside) & set(cells(ring))
+    assert np.all([ring.intersects(cell.footprint) for cell in cells(ring)])

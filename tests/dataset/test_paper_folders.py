@@ -1,0 +1,206 @@
+"""The paper's folders: out of a store and into one, paired by number."""
+
+import shutil
+
+import numpy as np
+import pytest
+import rasterio
+import xarray as xr
+
+from sat2dem_core.errors import CannotWrite, DamagedStore, UnknownName
+from sat2dem_core.dataset.paper_folders import export_folders, import_folders
+from sat2dem_core.dataset.grid import PIXELS, Cell
+from sat2dem_core.dataset.store import CHUNK, assemble, open_store
+
+SIZE = (PIXELS, PIXELS)
+
+
+def make(number: int) -> xr.Dataset:
+    """A tile that is all of one elevation and gray, both telling its number; the second has a hole."""
+    dem = np.full(SIZE, 100.0 * number, np.float32)
+    if number == 1:
+        dem[:9] = np.nan
+    cell = Cell(32630, 60 + number, 570)
+    scene = xr.Dataset({"rgb": (("band", "y", "x"), np.full((3, *SIZE), number, np.uint8)), "dem": (("y", "x"), dem)})
+    scene.attrs = {"crs": "EPSG:32630", "left": cell.left, "top": cell.top, "nodata_share": float(np.isnan(dem).mean())}
+    return scene
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    jobs = {Cell(32630, 60 + number, 570).id: number for number in range(12)}
+    return assemble(tmp_path_factory.mktemp("made") / "made.zarr", jobs, make, {}, {"sensor": "landsat"}, progress=False)
+
+
+@pytest.fixture(scope="module")
+def exported(store):
+    return export_folders(store, store.parent / "folders")
+
+
+@pytest.fixture
+def folder(exported, tmp_path):
+    """A copy of the exported folder to spoil."""
+    return shutil.copytree(exported, tmp_path / "folders")
+
+
+def take(folder, **options):
+    return import_folders(folder, folder.parent / "taken.zarr", "landsat", progress=False, **options)
+
+
+def test_out_and_in_again_nothing_has_changed(store, folder):
+    before, after = open_store(store), open_store(take(folder, license="cc-by-4.0"))
+    assert list(before.tile.values) == list(after.tile.values) and after.attrs["license"] == "cc-by-4.0"
+    for name in ("rgb", "dem", "crs", "left", "top", "nodata_share"):
+        np.testing.assert_array_equal(before[name], after[name])
+
+
+def test_the_layout_is_the_papers(folder):
+    assert sorted(path.name for path in folder.iterdir()) == ["landsat_images", "normalized_dem", "original_dem", "tiles.csv"]
+    with rasterio.open(folder / "original_dem/original_DEM_cell_3.tif") as file:
+        assert (file.dtypes[0], file.shape, file.crs, file.res) == ("float32", SIZE, "EPSG:32630", (30, 30))
+    with rasterio.open(folder / "normalized_dem/normalized_DEM_cell_11.tif") as file:
+        assert (file.read(1) == 1).all()  # the highest of all
+    with rasterio.open(folder / "landsat_images/landsat_cell_3.tif") as file:
+        assert (file.read() == 3).all() and file.count == 3
+
+
+def test_pairs_are_made_by_number_never_by_position(folder):
+    images = folder / "landsat_images"
+    for number in range(12):  # in the order of names, 10 comes before 2 and x7 after b7
+        (images / f"landsat_cell_{number}.tif").rename(images / f"{'xb'[number % 2]}_landsat_{number}.tif")
+    (folder / "tiles.csv").unlink()
+    taken = open_store(take(folder))
+    assert list(taken.tile.values) == [f"cell_{number:05d}" for number in range(12)]
+    assert [int(value) for value in taken.rgb[:, 0, 0, 0]] == list(range(12))
+    assert [float(value) for value in taken.dem[:, 100, 100]] == [100.0 * number for number in range(12)]
+
+
+def test_nan_stays_nan(folder):
+    taken = open_store(take(folder))
+    assert np.isnan(taken.dem[1, :9]).all() and not np.isnan(taken.dem[1, 9:]).any() and not np.isnan(taken.dem[2]).any()
+
+
+def test_a_declared_nodata_value_becomes_nan(folder):
+    path = folder / "original_dem/original_DEM_cell_2.tif"
+    with rasterio.open(path) as file:
+        dem, profile = file.read(1), file.profile
+    dem[0, 0] = -9999
+    with rasterio.open(path, "w", **(profile | {"nodata": -9999})) as file:
+        file.write(dem, 1)
+    assert np.isnan(open_store(take(folder)).dem[2, 0, 0])
+
+
+@pytest.mark.parametrize(("missing", "said"), [
+    ("original_dem/original_DEM_cell_4.tif", r"1 files have no DEM of their number \(landsat_cell_4.tif"),
+    ("landsat_images/landsat_cell_4.tif", r"1 files have no image of their number \(original_DEM_cell_4.tif"),
+])
+def test_what_has_no_partner_is_named(folder, missing, said):
+    (folder / missing).unlink()
+    with pytest.raises(DamagedStore, match=said):
+        take(folder)
+    assert not (folder.parent / "taken.zarr").exists()
+
+
+def test_a_number_that_occurs_twice_is_named(folder):
+    (folder / "more").mkdir()
+    shutil.copy(folder / "original_dem/original_DEM_cell_4.tif", folder / "more")
+    with pytest.raises(DamagedStore, match="original_DEM_cell_4.tif and .*original_DEM_cell_4.tif have the same number"):
+        take(folder)
+
+
+def test_a_tile_that_is_named_twice_is_said(folder):
+    table = folder / "tiles.csv"
+    table.write_text(table.read_text().replace("32630_c0064_r0570", "32630_c0065_r0570"))
+    with pytest.raises(DamagedStore, match="tiles.csv names a tile twice"):
+        take(folder)
+
+
+def test_a_file_without_a_number_is_named(folder):
+    (folder / "landsat_images/landsat_cell_4.tif").rename(folder / "landsat_images/overview.tif")
+    with pytest.raises(DamagedStore, match="overview.tif has no number after its last underscore"):
+        take(folder)
+
+
+def rewrite(path, values):
+    with rasterio.open(path) as file:
+        profile = file.profile
+    profile |= {"count": len(values), "height": values.shape[1], "width": values.shape[2], "dtype": values.dtype, "nodata": None}
+    with rasterio.open(path, "w", **profile) as file:
+        file.write(values)
+
+
+@pytest.mark.parametrize(("name", "values", "said"), [
+    ("original_dem/original_DEM_cell_4.tif", np.zeros((1, 128, 128), np.float32), r"has shape \(1, 128, 128\), not \(1, 256, 256\)"),
+    ("landsat_images/landsat_cell_4.tif", np.zeros((4, *SIZE), np.uint8), r"has shape \(4, 256, 256\), not \(3, 256, 256\)"),
+    ("landsat_images/landsat_cell_4.tif", np.zeros((3, *SIZE), np.uint16), "holds uint16, not uint8"),
+])
+def test_what_is_no_tile_of_this_layout_is_said(folder, name, values, said):
+    rewrite(folder / name, values)
+    with pytest.raises(DamagedStore, match=f"cell_4.tif {said}"):
+        take(folder)
+
+
+def test_a_damaged_file_is_named_and_the_rest_is_kept_for_the_next_try(folder):
+    path = folder / "original_dem/original_DEM_cell_4.tif"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:200])
+    with pytest.raises(DamagedStore, match="original_DEM_cell_4.tif cannot be read"):
+        take(folder)
+    path.write_bytes(whole)
+    assert open_store(take(folder)).sizes["tile"] == 12
+
+
+def test_an_empty_folder_and_a_wrong_sensor(tmp_path, folder):
+    with pytest.raises(DamagedStore, match="holds 12 original_DEM_cell_<i>.tif and 0 images in a folder named sentinel_images"):
+        import_folders(folder, tmp_path / "a.zarr", "sentinel-2")
+    with pytest.raises(UnknownName, match="sentinel-2, landsat"):
+        import_folders(folder, tmp_path / "a.zarr", "modis")
+
+
+def test_hidden_files_as_a_mac_adds_them_are_passed_over(folder):
+    (folder / "__MACOSX/landsat_images").mkdir(parents=True)
+    (folder / "__MACOSX/landsat_images/._landsat_cell_4.tif").write_bytes(b"of the Finder")
+    assert open_store(take(folder)).sizes["tile"] == 12
+
+
+@pytest.mark.parametrize("line", ["3", "3,a,b", ""])
+def test_a_list_of_names_that_is_none_is_said(folder, line):
+    (folder / "tiles.csv").write_text(f"number,tile\n{line}\n")
+    with pytest.raises(DamagedStore, match="tiles.csv does not list a number and a name in each line"):
+        take(folder)
+
+
+def test_tiles_without_elevation_do_not_spoil_the_normalization_of_others(tmp_path):
+    """All of a chunk of the store, as over open sea."""
+    names = {Cell(32630, number, 570).id: number for number in range(CHUNK + 2)}
+
+    def sea(number: int) -> xr.Dataset:
+        scene = make(number)
+        return scene.assign(dem=scene.dem.where(number >= CHUNK))
+
+    store = assemble(tmp_path / "sea.zarr", names, sea, {}, {"sensor": "landsat"}, progress=False)
+    folder = export_folders(store, tmp_path / "sea")
+    for number, value in ((0, np.nan), (CHUNK, -1), (CHUNK + 1, 1)):
+        with rasterio.open(folder / f"normalized_dem/normalized_DEM_cell_{number}.tif") as file:
+            np.testing.assert_array_equal(file.read(1), value)
+
+
+@pytest.mark.parametrize("size", [0, 300])
+def test_a_full_disk_while_exporting_is_one_sentence_and_leaves_nothing(store, tmp_path, size, full_disk):
+    """The GeoTIFF library alone writes part of a file and says nothing."""
+    with full_disk(size) as reason, pytest.raises(CannotWrite, match=rf"cannot write .*folders \({reason}\).*make room"):
+        export_folders(store, tmp_path / "folders")
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_interrupted_export_starts_over(store, tmp_path):
+    left = tmp_path / "folders.part/landsat_images/landsat_cell_99.tif"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"half")
+    folder = export_folders(store, tmp_path / "folders")
+    assert len(list(folder.rglob("*.tif"))) == 36 and not left.parent.exists()
+
+
+def test_an_export_overwrites_nothing(store, folder):
+    with pytest.raises(CannotWrite, match="exists: remove it or choose another"):
+        export_folders(store, folder)

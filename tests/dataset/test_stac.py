@@ -1,0 +1,312 @@
+"""Tiles from catalogs, against a world whose ground and elevation are known functions of longitude and latitude."""
+
+import json
+
+import catalog
+import numpy as np
+import pystac
+import pytest
+import rasterio
+import shapely
+import xarray as xr
+from catalog import BORDER, COAST, EDGE, PLACE
+from odc.geo.geobox import GeoBox
+from pyproj import Transformer
+
+from sat2dem_core.dataset import stac
+from sat2dem_core.config import Request, Source, source
+from sat2dem_core.errors import EmptySearch, InvalidRegion, MissingAsset, UnknownName, Unreachable
+from sat2dem_core.dataset.stac import composite, elevation, search, tile, to_uint8
+
+
+@pytest.fixture
+def ask(api):
+    """``ask(start, end, ...)``: a request to the API on localhost."""
+    def make(start="2023-06-01", end="2023-06-30", sensor="sentinel-2", **changes):
+        return Request(start, end, source(sensor, "earth-search", api), source("glo-30", url=api), **changes)
+
+    return make
+
+
+def items(world, *names: str) -> list[pystac.Item]:
+    return [pystac.Item.from_dict(item) for item in world.items if any(item["id"].startswith(name) for name in names)]
+
+
+def truth(geobox: GeoBox) -> tuple[np.ndarray, np.ndarray]:
+    """Reflectance (3, y, x) and meters (y, x) at the centers of pixels."""
+    y, x = (geobox.coords[axis].values for axis in geobox.dims)
+    lon, lat = Transformer.from_crs(geobox.crs, "EPSG:4326", always_xy=True).transform(*np.meshgrid(x, y))
+    return catalog.reflectance(lon, lat), catalog.elevation(lon, lat)
+
+
+IMAGERY = source("sentinel-2")
+ZONE = f"S2A_{PLACE.epsg}_"
+
+
+# ---- composites
+
+@pytest.mark.parametrize("day", ["20210601", "20230601", "20230606", "20230611"])
+def test_the_offset_is_taken_off_exactly_once_whatever_the_catalog_says(world, day):
+    picture = composite(items(world, ZONE + day), PLACE.geobox, IMAGERY).reflectance
+    error = np.abs(picture - truth(PLACE.geobox)[0])
+    assert error.max() < 5e-4 and error.notnull().any()
+
+
+def test_an_item_that_states_no_baseline_is_not_guessed_at(world):
+    item = items(world, ZONE + "20230611")[0]
+    del item.properties["s2:processing_baseline"]
+    with pytest.raises(MissingAsset, match=rf"{item.id} states no processing baseline.*exclude"):
+        composite([item], PLACE.geobox, IMAGERY)
+
+
+@pytest.mark.parametrize(("name", "offset"), [
+    ("sentinel-2-l2a_planetary-computer_item.json", 0.0), ("sentinel-2-l2a_earth-search-v0_item.json", None),
+])
+def test_real_items_state_what_decides_their_scale_or_are_refused(shared, name, offset):
+    item = pystac.Item.from_dict(json.loads((shared / "data/stac" / name).read_text()), preserve_dict=False)
+    scaling = stac.SENSORS["sentinel-2"][1]
+    if offset is None:
+        with pytest.raises(MissingAsset, match=item.id):
+            scaling(item)
+    else:
+        assert float(item.properties["s2:processing_baseline"]) < 4 and scaling(item) == (1e-4, offset)
+        item.properties["s2:processing_baseline"] = "04.00"
+        assert scaling(item) == (1e-4, -0.1)
+
+
+def test_no_cloud_is_left_where_one_look_is_clear(world):
+    looks = items(world, ZONE + "20230601", ZONE + "20230606", ZONE + "20230611")
+    picture = composite(looks, PLACE.geobox, IMAGERY)
+    assert picture.reflectance.notnull().all()
+    assert float(np.abs(picture.reflectance - truth(PLACE.geobox)[0]).max()) < 5e-4
+    assert picture.attrs["acquisitions"] == [item.id for item in looks]
+    assert picture.attrs["dates"] == ["2023-06-01", "2023-06-06", "2023-06-11"]
+    # Rows 90 to 200, columns 0 to 150 and 300 to 440 of the looks' 440; the tile has those from 20 to 404.
+    assert picture.attrs["cloud_share"] == pytest.approx((110 + 130 + 104) / 384 / 3, abs=0.01)
+
+
+def test_the_median_forgets_a_haze_that_the_mask_misses(world):
+    clear = items(world, ZONE + "20210601", ZONE + "20230601", ZONE + "20230606", ZONE + "20230611")
+    hazy = items(world, ZONE + "20230616")
+    alone = composite(hazy, PLACE.geobox, IMAGERY).reflectance
+    both = composite(clear + hazy, PLACE.geobox, IMAGERY).reflectance.where(alone.notnull())
+    assert float((alone - truth(PLACE.geobox)[0]).min()) > 0.4
+    wrong = np.abs(both - truth(PLACE.geobox)[0]) > 5e-4
+    assert float(wrong.sum() / both.notnull().sum()) < 0.05  # a ring of pixels beside masked ones has two looks only
+
+
+def test_where_nothing_was_seen_clear_there_is_nothing(world):
+    picture = composite(items(world, ZONE + "20230616"), PLACE.geobox, IMAGERY)
+    hidden = picture.reflectance.isnull().all("band")
+    assert 0.7 < float(hidden.mean()) < 0.9 and bool(hidden.values[100, 10]) and not bool(hidden.values[100, 250])
+
+
+def test_landsat_has_its_own_scale_and_mask(world):
+    picture = composite(items(world, "LC09"), PLACE.geobox, source("landsat"))
+    assert picture.reflectance.notnull().all()
+    assert float(np.abs(picture.reflectance - truth(PLACE.geobox)[0]).max()) < 5e-4
+
+
+def test_bits_of_qa_pixel():
+    clear, cloud, shadow, snow, fill = 21824, 22280, 23888, 30048, 1
+    assert stac.SENSORS["landsat"][0](np.array([clear, cloud, shadow, snow, fill])).tolist() == [True, False, False, True, False]
+
+
+def test_an_item_without_its_mask_is_left_out_with_a_word(world):
+    good, bad = items(world, ZONE + "20230601", ZONE + "20230611")
+    del bad.assets["scl"]
+    with pytest.warns(UserWarning, match=f"{bad.id} has no asset scl"):
+        picture = composite([good, bad], PLACE.geobox, IMAGERY)
+    assert picture.attrs["acquisitions"] == [good.id]
+
+
+def test_reflectance_to_uint8():
+    values = np.array([-0.1, 0.0, 0.15, 0.3, 0.9, np.nan])
+    assert to_uint8(values, (0.0, 0.3)).tolist() == [0, 0, 128, 255, 255, 0]
+
+
+# ---- elevation
+
+GLO30 = source("glo-30")
+
+
+def test_elevation_is_interpolated_across_files(world):
+    box = GeoBox.from_bbox((430_000, 4_423_000, 437_680, 4_430_680), "EPSG:32630", shape=(256, 256))  # across 40° N
+    height = elevation(items(world, "Copernicus"), box, GLO30)
+    assert height.dtype == np.float32 and height.notnull().all() and height.attrs["sea_share"] == 0
+    error = np.abs(height - truth(box)[1])
+    assert float(error.quantile(0.99)) < 0.2 and float(error.max()) < 4  # at a file's edge, half a pixel of 93 m is missing
+
+
+def test_a_void_is_nan_and_the_open_sea_is_zero(world):
+    lon, lat = -4 + 602.5 / 1200, 40 - 602.5 / 1200  # amid the void
+    box = catalog.cell_at(lon, lat, "EPSG:4326").geobox
+    height = elevation(items(world, "Copernicus"), box, GLO30)
+    holes = height.isnull()
+    assert 0 < int(holes.sum()) < 1000 and height.attrs["sea_share"] == 0
+    assert float(height.min()) > 400  # nothing of -32767 is mixed in
+    coast = elevation(items(world, "Copernicus"), COAST.geobox, GLO30)
+    x, y = np.meshgrid(*(COAST.geobox.coords[axis].values for axis in ("x", "y")))
+    sea = Transformer.from_crs("EPSG:32630", "EPSG:4326", always_xy=True).transform(x, y)[0] > -3
+    assert 0 < sea.mean() < 1 and coast.attrs["sea_share"] == pytest.approx(sea.mean(), abs=0.01)
+    assert np.abs(coast.values[~sea]).min() > 400 and (coast.values[sea] == 0).mean() > 0.99
+
+
+def test_voids_of_an_item_without_a_box_do_not_become_sea(world):
+    box = catalog.cell_at(-4 + 602.5 / 1200, 40 - 602.5 / 1200, "EPSG:4326").geobox  # amid the void
+    boxless = items(world, "Copernicus")
+    for item in boxless:
+        item.bbox = None
+    with pytest.raises(MissingAsset, match="Copernicus.* states no bounding box"):
+        elevation(boxless, box, GLO30)
+
+
+@pytest.mark.parametrize("name", ["glo_merged.tif", "Rome-30m-DEM.tif"])
+def test_real_pieces_of_glo30(shared, world, name):
+    path = shared / "data/glo30" / name
+    with rasterio.open(path) as file:
+        bounds, values, nodata = file.bounds, file.read(1).astype(float), file.nodata
+        expected = {"min": np.nanmin(values[values != nodata]), "max": np.nanmax(values[values != nodata])}
+    (world.folder / name).write_bytes(path.read_bytes())
+    item = pystac.Item(name, shapely.geometry.mapping(shapely.box(*bounds)), list(bounds), datetime=pystac.utils.str_to_datetime("2021-04-22"), properties={})
+    item.collection_id = "cop-dem-glo-30"
+    item.add_asset("data", pystac.Asset(f"{world.url}/{name}", roles=["data"]))
+    middle = (bounds.left + bounds.right) / 2, (bounds.bottom + bounds.top) / 2
+    epsg = catalog.cell_at(*middle, "EPSG:4326").epsg
+    x, y = Transformer.from_crs("EPSG:4326", f"EPSG:{epsg}", always_xy=True).transform(*middle)
+    box = GeoBox.from_bbox((x - 3000, y - 3000, x + 3000, y + 3000), f"EPSG:{epsg}", shape=(200, 200))
+    height = elevation([item], box, GLO30)
+    with rasterio.open(path) as file:
+        row, column = file.index(*middle)
+        nearby = file.read(1)[row - 1 : row + 2, column - 1 : column + 2]
+    assert height.notnull().all() and height.attrs["sea_share"] == 0
+    assert expected["min"] - 1 <= float(height.min()) and float(height.max()) <= expected["max"] + 1
+    assert nearby.min() - 1 <= float(height[100, 100]) <= nearby.max() + 1
+
+
+# ---- search
+
+def test_search_gives_each_item_once_by_time_and_no_other_satellites(api):
+    bounds = shapely.box(*PLACE.footprint.bounds).bounds
+    found = search(source("landsat", "earth-search", api), bounds, "2023-01-01", "2023-12-31")
+    assert [item.properties["platform"] for item in found] == ["landsat-9", "landsat-8"]
+
+
+@pytest.mark.parametrize(("changes", "said"), [
+    ({"start": "2019-01-01", "end": "2019-02-01"}, r"sentinel-2-l2a .* has nothing from 2019-01-01 to 2019-02-01"),
+    ({"max_cloud": 5}, r"4 acquisitions from 2023-06-01 .*none with at most 5 % cloud \(the clearest has 25 %\)"),
+])
+def test_an_empty_search_says_which_filter_left_nothing(ask, changes, said):
+    with pytest.raises(EmptySearch, match=said):
+        stac.check(ask(**changes), PLACE.footprint.bounds)
+
+
+def test_a_region_at_sea_is_told(ask):
+    with pytest.raises(EmptySearch, match="no elevation.*at sea"):
+        stac.check(ask(), (-20, 40, -19.9, 40.1))
+
+
+def test_a_catalog_that_is_not_there(monkeypatch):
+    monkeypatch.setattr(stac, "ATTEMPTS", 1)
+    with pytest.raises(Unreachable, match="127.0.0.1:9 does not answer"):
+        search(Source("http://127.0.0.1:9", "sentinel-2-l2a", ("red",), ""), (0, 0, 1, 1))
+
+
+@pytest.mark.parametrize(("period", "said"), [
+    (("2023-06-30", "2023-06-01"), "reversed"), (("June", "2023-06-01"), "no pair of days"),
+])
+def test_impossible_periods(period, said):
+    with pytest.raises(InvalidRegion, match=said):
+        Request(*period)
+
+
+def test_landsat_comes_from_the_catalog_whose_files_are_free():
+    assert "planetarycomputer" in source("landsat").url and source("landsat").signed
+    assert "earth-search" in source("sentinel-2").url and not source("sentinel-2").signed
+    with pytest.raises(UnknownName, match="planetary-computer, earth-search"):
+        source("landsat", "google")
+
+
+@pytest.mark.parametrize(("product", "catalog_name", "file"), [
+    ("sentinel-2", "planetary-computer", "sentinel-2-l2a_planetary-computer_item.json"),
+    ("landsat", "planetary-computer", "landsat-c2l2-sr_item.json"),
+])
+def test_real_items_have_the_assets_that_the_config_names(shared, product, catalog_name, file):
+    assets = json.loads((shared / "data/stac" / file).read_text())["assets"]
+    named = source(product, catalog_name)
+    assert {*named.bands, named.mask} - {"qa_pixel"} <= set(assets)
+
+
+# ---- tiles
+
+def test_a_tile_is_a_pair_with_its_provenance(ask):
+    scene = tile(PLACE, ask())
+    bands, height = truth(PLACE.geobox)
+    assert scene.rgb.dtype == np.uint8 and scene.dem.dtype == np.float32 and scene.rgb.shape == (3, 256, 256)
+    assert np.abs(scene.rgb.values.astype(int) - to_uint8(bands, (0, 0.3))).max() <= 3
+    assert np.nanmax(np.abs(scene.dem - height)) < 2
+    attrs = scene.attrs
+    assert (attrs["crs"], attrs["left"], attrs["top"], attrs["nodata_share"]) == ("EPSG:32630", PLACE.left, PLACE.top, 0)
+    assert attrs["sun_azimuth"] == 150 and attrs["sea_share"] == 0
+    assert len(attrs["acquisitions"]) == 3 and "Copernicus DEM GLO-30" in attrs["license"]  # a fourth has too much cloud
+
+
+def test_a_scene_edge_leaves_the_rest_without_elevation(ask):
+    scene = tile(EDGE, ask("2023-07-01", "2023-07-31"))
+    seen = scene.dem.notnull().values
+    assert seen[2:100, 2:100].all() and not seen[:, 150:].any() and not seen[150:].any()
+    assert scene.attrs["nodata_share"] == pytest.approx(1 - seen.mean())
+
+
+def test_two_zones_see_the_same_ground(ask):
+    assert {cell.epsg for cell in BORDER} == {32629, 32630}
+    for cell in BORDER:
+        scene = tile(cell, ask("2023-07-01", "2023-07-31"))
+        bands, height = truth(cell.geobox)
+        seen = scene.dem.notnull().values
+        assert seen.mean() > 0.2
+        assert np.abs(scene.rgb.values.astype(int) - to_uint8(bands, (0, 0.3)))[:, seen].max() <= 3
+        assert np.abs(scene.dem.values - height)[seen].max() < 4
+
+
+def test_excluded_acquisitions_are_left_out(ask):
+    name = ZONE + "20230606"
+    assert name not in tile(PLACE, ask(exclude=(name,))).attrs["acquisitions"]
+
+
+# ---- a net that misbehaves
+
+@pytest.fixture
+def quick(monkeypatch, world):
+    """Short waits, and no fault left behind."""
+    monkeypatch.setattr(stac, "HTTP", stac.HTTP | {"GDAL_HTTP_TIMEOUT": 2, "GDAL_HTTP_RETRY_DELAY": 0.05, "GDAL_HTTP_MAX_RETRY": 1})
+    monkeypatch.setattr(stac.time, "sleep", lambda seconds: None)
+    yield
+    world.server.faults.clear()
+
+
+@pytest.mark.parametrize("fault", [(429, {"Retry-After": "1"}), 500, 503, "cut", "stall"])
+def test_a_passing_fault_changes_nothing(world, quick, fault):
+    looks = items(world, ZONE + "20230601")
+    expected = composite(looks, PLACE.geobox, IMAGERY)
+    waiting = world.server.faults[f"{looks[0].id}_red.tif"]
+    waiting += [fault] * 2
+    xr.testing.assert_identical(composite(looks, PLACE.geobox, IMAGERY), expected)
+    assert not waiting  # the fault did happen
+
+
+@pytest.mark.parametrize("fault", [404, 403, 500])
+def test_a_lasting_fault_is_one_clear_error(world, quick, fault):
+    looks = items(world, ZONE + "20230601")
+    world.server.faults[f"{looks[0].id}_red.tif"] = [fault] * 1000
+    with pytest.raises(Unreachable, match=rf"{looks[0].id} of sentinel-2-l2a cannot be read.*try later, or leave it out"):
+        composite(looks, PLACE.geobox, IMAGERY)
+
+
+def test_a_truncated_file_is_never_read_as_data(world, quick):
+    item = items(world, ZONE + "20230601")[0]
+    whole = (world.folder / f"{item.id}_red.tif").read_bytes()
+    (world.folder / "truncated.tif").write_bytes(whole[: len(whole) // 2])
+    item.assets["red"].href = f"{world.url}/truncated.tif"
+    with pytest.raises(Unreachable, match=item.id):
+        composite([item], PLACE.geobox, IMAGERY)

@@ -1,0 +1,138 @@
+import warnings
+
+import numpy as np
+import pytest
+import rasterio
+from rasterio.enums import ColorInterp
+from rasterio.transform import Affine, from_origin
+
+from sat2dem_core.errors import MissingCRS, UnreadableRaster, UnsupportedImagery
+from sat2dem_core.rasters.reader import open_image
+
+NEAR = (30.0, 30.0)
+
+
+def test_an_image_on_square_pixels_of_the_models_size_is_taken_as_it_is(write_raster, picture):
+    image = open_image(write_raster("a.tif", picture), *NEAR)
+    assert not image.warped and (image.height, image.width) == (64, 80) and image.bands == (1, 2, 3)
+    assert image.gsd == pytest.approx(30, rel=2e-3) and image.latitude == pytest.approx(40.47, abs=0.1)
+    rgb, seen = image.read(10, 20, 16, 24)
+    assert np.array_equal(rgb, picture[:, 10:26, 20:44]) and seen.all()
+
+
+def test_finer_pixels_are_averaged_onto_the_models(write_raster):
+    fine = np.kron(np.random.default_rng(0).integers(30, 200, (3, 20, 30)), np.ones((3, 3))).astype(np.uint8)
+    path = write_raster("fine.tif", fine, transform=from_origin(450_000, 4_480_000, 10, 10))
+    image = open_image(path, *NEAR)
+    assert image.warped and (image.height, image.width) == (20, 30) and image.gsd == pytest.approx(30, rel=2e-3)
+    rgb, seen = image.read(0, 0, 20, 30)
+    assert seen.all() and np.abs(rgb.astype(int) - fine[:, 1::3, 1::3]).max() <= 1
+
+
+def test_degrees_become_meters_in_utm_also_in_the_south(write_raster, picture):
+    path = write_raster("degrees.tif", picture, crs="EPSG:4326", transform=from_origin(-70.5, -33, 0.0003, 0.0003))
+    image = open_image(path, 20, 40)
+    crs, gsd = rasterio.crs.CRS.from_wkt(image.crs), image.transform[0]
+    assert crs.to_epsg() == 32719 and 25 < gsd < 34 and image.latitude < 0 and image.transform[4] == -gsd
+
+
+def test_a_turned_image_is_straightened_and_its_corners_are_unseen(write_raster, picture):
+    turned = Affine.translation(450_000, 4_480_000) * Affine.rotation(20) * Affine.scale(30, -30)
+    image = open_image(write_raster("turned.tif", picture, transform=turned), *NEAR)
+    rgb, seen = image.read(0, 0, image.height, image.width)
+    assert 0.4 < seen.mean() < 0.95 and not seen[0, 0] and seen[image.height // 2, image.width // 2]
+
+
+def test_a_model_that_knows_a_range_takes_the_pixels_within_it(write_raster, picture):
+    path = write_raster("coarse.tif", picture, transform=from_origin(450_000, 4_480_000, 90, 90))
+    assert not open_image(path, 30, 150).warped
+    with pytest.warns(UserWarning, match=r"pixels of 90 m.* knows 30 to 30 m"):
+        assert open_image(path, *NEAR).gsd == pytest.approx(30, rel=0.01)
+
+
+def test_an_image_far_finer_than_the_model_is_named_with_the_numbers(write_raster, picture):
+    path = write_raster("drone.tif", picture.repeat(3, 1).repeat(3, 2), transform=from_origin(450_000, 4_480_000, 0.5, 0.5))
+    with pytest.warns(UserWarning, match=r"pixels of 0.5 m, the model knows 30 to 30 m: it is resampled to 30 m, and finer"):
+        open_image(path, *NEAR)
+
+
+def test_nodata_is_where_every_band_has_the_value(write_raster, picture):
+    picture[:, 5:9] = 0
+    picture[0, 20] = 0
+    path = write_raster("holes.tif", picture, nodata=0)
+    seen = open_image(path, *NEAR).read(0, 0, 64, 80)[1]
+    assert not seen[5:9].any() and seen[20].all()
+    assert open_image(path, *NEAR, nodata=None).read(0, 0, 64, 80)[1].all()
+    warped = open_image(path, 60, 60)
+    assert not warped.read(3, 0, 1, 40)[1].any() and warped.read(12, 0, 5, 40)[1].all()
+
+
+def test_alpha_says_where_there_is_an_image(write_raster, picture):
+    alpha = np.full((1, 64, 80), 255, np.uint8)
+    alpha[:, :, :30] = 0
+    path = write_raster("alpha.tif", np.concatenate([picture, alpha]))
+    with rasterio.open(path, "r+") as file:
+        file.colorinterp = [ColorInterp.red, ColorInterp.green, ColorInterp.blue, ColorInterp.alpha]
+    seen = open_image(path, *NEAR).read(0, 0, 64, 80)[1]
+    assert not seen[:, :30].any() and seen[:, 30:].all()
+    assert not open_image(path, 60, 60).read(0, 0, 32, 14)[1].any()
+
+
+def test_reflectance_is_stretched_and_the_values_are_told(write_raster, picture):
+    path = write_raster("float.tif", picture.astype(np.float32) / 1000)
+    with pytest.warns(UserWarning, match=r"float32: 0.00\d+ to 0.2\d+.*--stretch"):
+        rgb, _ = open_image(path, *NEAR).read(0, 0, 64, 80)
+    assert rgb.dtype == np.uint8 and rgb.min() == 0 and rgb.max() == 255
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        rgb, _ = open_image(path, *NEAR, stretch=(0.0, 0.255)).read(0, 0, 64, 80)
+    assert np.abs(rgb.astype(int) - picture).max() <= 1
+    with pytest.raises(UnsupportedImagery, match="lower to a higher"):
+        open_image(path, *NEAR, stretch=(1, 0))
+
+
+def test_bands_are_found_by_name_and_taken_by_number_or_name(write_raster, picture):
+    path = write_raster("four.tif", np.concatenate([picture[:1] // 2, picture[::-1]]), photometric="MINISBLACK")
+    with pytest.raises(UnsupportedImagery, match=r"4 band\(s\).*--bands"):
+        open_image(path, *NEAR)
+    assert open_image(path, *NEAR, bands=[4, 3, 2]).bands == (4, 3, 2)
+    with rasterio.open(path, "r+") as file:
+        file.descriptions = ("B08", "B02", "B03", "B04")
+    image = open_image(path, *NEAR)
+    assert image.bands == (4, 3, 2) and np.array_equal(image.read(0, 0, 64, 80)[0], picture)
+    assert open_image(path, *NEAR, bands=["B08", "green", "B02"]).bands == (1, 3, 2)
+    for wrong, word in (([9, 1, 2], "no band 9"), (["nir", 1, 2], "no band nir"), ([1, 2], "three")):
+        with pytest.raises(UnsupportedImagery, match=word):
+            open_image(path, *NEAR, bands=wrong)
+
+
+def test_a_band_order_that_looks_wrong_is_named(write_raster, picture):
+    picture[2] = picture[0] // 2 + 128
+    picture[0] //= 2
+    with pytest.warns(UserWarning, match="blue is brighter than red"):
+        open_image(write_raster("blue.tif", picture), *NEAR)
+
+
+def test_an_image_that_lies_nowhere_needs_the_size_of_its_pixels(tmp_path, picture):
+    path = tmp_path / "nowhere.tif"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with rasterio.open(path, "w", driver="GTiff", width=80, height=64, count=3, dtype="uint8") as file:
+            file.write(picture)
+    with pytest.raises(MissingCRS, match="--gsd"):
+        open_image(path, *NEAR)
+    with pytest.warns(UserWarning, match="lies nowhere"):
+        image = open_image(path, *NEAR, gsd=25.0)
+    assert image.crs is None and image.gsd == 25 and np.array_equal(image.read(0, 0, 64, 80)[0], picture)
+
+
+def test_what_cannot_be_read_or_shows_nothing_is_refused(tmp_path, write_raster, picture):
+    with pytest.raises(UnreadableRaster, match="does not exist"):
+        open_image(tmp_path / "none.tif", *NEAR)
+    (tmp_path / "text.tif").write_text("no raster")
+    with pytest.raises(UnreadableRaster, match="cannot be read"):
+        open_image(tmp_path / "text.tif", *NEAR)
+    with pytest.raises(UnsupportedImagery, match="all nodata"):
+        open_image(write_raster("empty.tif", picture * 0, nodata=0), *NEAR)
+    with pytest.raises(UnsupportedImagery, match="complex"):
+        open_image(write_raster("complex.tif", picture.astype("complex64")), *NEAR)
