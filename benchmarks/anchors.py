@@ -16,14 +16,14 @@ import pandas as pd
 import rasterio
 import xarray as xr
 
-from sat2dem_core.rasters import cog
+from sat2dem_core.dataset.scenes import open_scene
+from sat2dem_core.dataset.splits import divide
 from sat2dem_core.prediction.anchors import fit_anchors
+from sat2dem_core.prediction.pipeline import predict
+from sat2dem_core.rasters import cog
 from sat2dem_core.rasters.atomic import replacing
 from sat2dem_core.rasters.reader import open_image
-from sat2dem_core.prediction.pipeline import predict
-from sat2dem_core.dataset.scenes import open_scene
 from sat2dem_core.study.runner import provenance
-from sat2dem_core.dataset.tiles import divide
 
 CELLS = 11, 33, 100  # px of 30 m
 POINTS = (1, "offset"), (5, "offset"), (5, "plane"), (20, "plane"), (20, "quadratic")

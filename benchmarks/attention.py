@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from sat2dem_core.models import attention
 from sat2dem_core.config import preset
+from sat2dem_core.models.device import processor
 from sat2dem_core.models.methods import Method, build_method
-from sat2dem_core.study.runner import processor
+from sat2dem_core.pictures.diagrams import attention
 
 
 class PublishedChannel(attention.GlobalChannel):

@@ -29,10 +29,10 @@ from catalog import World, reflectance, _lonlat  # noqa: E402
 from file_server import file_server  # noqa: E402
 from stac_api import stac_api  # noqa: E402
 
-from sat2dem_core.dataset.paper_folders import export_folders  # noqa: E402
 from sat2dem_core.dataset.grid import SIDE, Cell  # noqa: E402
+from sat2dem_core.dataset.paper_folders import export_folders  # noqa: E402
 from sat2dem_core.dataset.store import open_store  # noqa: E402
-from sat2dem_core.study.runner import processor  # noqa: E402
+from sat2dem_core.models.device import processor  # noqa: E402
 
 CORNER = Cell(32630, 60, 570)  # south-west, near 40° N 3.4° W
 BLOCK = 5  # tiles along the side of a scene

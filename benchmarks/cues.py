@@ -14,13 +14,13 @@ import numpy as np
 import pandas as pd
 from scipy.ndimage import gaussian_filter
 
-from sat2dem_core.training.checkpoints import Model
 from sat2dem_core.config import preset
+from sat2dem_core.dataset.tiles import Tiles
 from sat2dem_core.evaluation.drainage import channels
 from sat2dem_core.rasters.atomic import replacing
-from sat2dem_core.pictures.plots import hillshade
 from sat2dem_core.study.runner import provenance
-from sat2dem_core.dataset.tiles import Tiles
+from sat2dem_core.terrain import hillshade
+from sat2dem_core.training.checkpoints import Model
 from sat2dem_core.training.trainer import train
 
 SEEDS = (0, 1, 2)

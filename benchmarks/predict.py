@@ -20,12 +20,12 @@ import rasterio
 import torch
 from rasterio.transform import from_origin
 
-from sat2dem_core.training.loader import processor
-from sat2dem_core.rasters.atomic import replacing
+from sat2dem_core.dataset.scenes import open_scene
+from sat2dem_core.models.device import processor
 from sat2dem_core.prediction.mosaic import starts
 from sat2dem_core.prediction.pipeline import predict
-from sat2dem_core.dataset.scenes import open_scene
 from sat2dem_core.prediction.weights import load_weights
+from sat2dem_core.rasters.atomic import replacing
 
 TILE, BATCH = 128, 32
 

@@ -13,9 +13,10 @@ import numpy as np
 import pandas as pd
 
 from sat2dem_core.dataset.augment import HURST
+from sat2dem_core.dataset.scenes import open_scene
+from sat2dem_core.dataset.splits import divide
 from sat2dem_core.rasters.atomic import replacing
-from sat2dem_core.dataset.scenes import ground_sampling_distance, open_scene
-from sat2dem_core.dataset.tiles import divide
+from sat2dem_core.rasters.grids import ground_sampling_distance
 
 SIDE, FACTORS = 64, (1, 2, 4, 8)
 

@@ -13,11 +13,11 @@ import numpy as np
 import pandas as pd
 import torch
 
-from sat2dem_core.training.loader import processor
-from sat2dem_core.evaluation.scoring import BATCH, QUESTIONS, put_question, ssim_scale
-from sat2dem_core.evaluation.measures import Measures
 from sat2dem_core.dataset.normalize import Normalization
-from sat2dem_core.dataset.tiles import PAPER_TILES
+from sat2dem_core.dataset.splits import PAPER_TILES
+from sat2dem_core.evaluation.measures import Measures
+from sat2dem_core.evaluation.scoring import BATCH, QUESTIONS, ssim_scale, to_target
+from sat2dem_core.models.device import processor
 
 TILES, SIZE = 512, 256
 
@@ -39,11 +39,11 @@ while seen < TILES:
         known, predicted = truth[start : start + BATCH], answer[start : start + BATCH]
         begun = time.perf_counter()
         for question, measure in measures.items():
-            measure.update(put_question(predicted, question), put_question(known, question), elevation=known)
+            measure.update(to_target(predicted, question), to_target(known, question), elevation=known)
         spent += time.perf_counter() - begun
         begun = time.perf_counter()
         for question in QUESTIONS:
-            np.abs(put_question(predicted, question).numpy() - put_question(known, question).numpy()).mean()
+            np.abs(to_target(predicted, question).numpy() - to_target(known, question).numpy()).mean()
         floor += time.perf_counter() - begun
         seen += len(known)
     early = early or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -30,12 +30,14 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 from torchmetrics.functional.image import structural_similarity_index_measure as ssim
 
-from sat2dem_core.training.loader import Batches, Data, processor
 from sat2dem_core.config import Config, preset
-from sat2dem_core.models.methods import Method, build_method
-from sat2dem_core.models.networks import PatchGAN, UNet, initialize, pick_device
 from sat2dem_core.dataset.normalize import Normalization
+from sat2dem_core.dataset.parts import Data
 from sat2dem_core.dataset.tiles import Tiles
+from sat2dem_core.models.device import pick_device, processor
+from sat2dem_core.models.methods import Method, build_method
+from sat2dem_core.models.networks import PatchGAN, UNet, initialize
+from sat2dem_core.training.loader import Batches
 
 METERS = 3640.92  # the range of the paper's elevations; half of it is one normalized unit
 Step = Iterator[None]  # each next() is one training step
@@ -43,8 +45,8 @@ FIRST_STEP = """
 import time
 started = time.perf_counter()
 import os
-from sat2dem_core.models import methods
 from sat2dem_core.config import preset
+from sat2dem_core.models import methods
 from sat2dem_core.training.trainer import train
 step = methods.Method.step
 

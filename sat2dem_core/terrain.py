@@ -4,9 +4,13 @@ All take elevation (..., H, W) in meters with NaN for nodata, and give NaN where
 the outer rim, too. Gradients after Horn (1981), doi 10.1109/PROC.1981.11918, as GDAL and xdem have them.
 """
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+LOWEST, HIGHEST = -500.0, 9000.0  # meters: no land on Earth lies outside
+SUN = 315.0, 45.0  # azimuth and elevation, degrees: the cartographers' sun, north-west and half way up
 
 
 def gradient(dem: Tensor, gsd: tuple[float, float]) -> tuple[Tensor, Tensor]:
@@ -56,3 +60,26 @@ def roughness(dem: Tensor) -> Tensor:
 def level(dem: Tensor) -> Tensor:
     """Where a 3 x 3 window has no relief at all: in models such as GLO-30, whose lakes are made level, water."""
     return roughness(dem) == 0
+
+
+def hillshade(
+    dem: np.ndarray, gsd: tuple[float, float], exaggeration: float = 1.0, sun: tuple[float, float] = SUN
+) -> np.ndarray:
+    """Brightness of the ground under the sun: (H, W) meters to (H, W) from 0 to 1, NaN kept.
+
+    Args:
+        gsd: ground sampling distance (down the rows, along the columns), meters.
+        exaggeration: factor on the heights.
+        sun: azimuth, clockwise from north, and elevation, in degrees.
+
+    >>> hillshade(np.full((2, 2), 800.0), (30.0, 30.0)).round(2)
+    array([[0.71, 0.71],
+           [0.71, 0.71]])
+    """
+    filled = np.where(np.isnan(dem), np.nanmean(dem), dem) * exaggeration
+    south, east = np.gradient(filled, *gsd)  # rise over run
+    azimuth, altitude = np.radians(sun)
+    # Not matplotlib's LightSource: it stretches each picture's contrast, and flat predictions would look rugged.
+    towards_sun = np.cos(altitude) * (south * np.cos(azimuth) - east * np.sin(azimuth)) + np.sin(altitude)
+    shade = (towards_sun / np.sqrt(1 + south**2 + east**2)).clip(0, 1)
+    return np.where(np.isnan(dem), np.nan, shade)

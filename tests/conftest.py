@@ -23,10 +23,10 @@ from hypothesis import settings
 from rasterio.transform import from_origin
 from stac_api import missing, stac_api
 
-from sat2dem_core.training import checkpoints, trainer
-from sat2dem_core.pictures import plots
 from sat2dem_core.config import preset
+from sat2dem_core.pictures import plots
 from sat2dem_core.prediction.weights import pack
+from sat2dem_core.training import checkpoints, trainer
 
 matplotlib.use("Agg")
 settings.register_profile("suite", deadline=None, derandomize=True, database=None, max_examples=40)
@@ -154,7 +154,6 @@ def small():
 def trained(tmp_path_factory, hills, small) -> trainer.Run:
     """A finished run of ``small`` on ``hills``; tests only read it."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plots, "draw_run", lambda run: None)
         for module in (trainer, checkpoints):
             patch.setattr(module, "pick_device", lambda: torch.device("cpu"))
         return trainer.train(small, scene=hills, run=tmp_path_factory.mktemp("trained"), progress=False)

@@ -44,7 +44,7 @@ def postgres(folder: Path) -> Iterator[str]:
         shutil.chown(folder, USER, USER)
 
     def call(program: str, *arguments: str) -> None:
-        with open(folder / "postgres.log", "a") as log:
+        with open(folder / "postgres.log", "a", encoding="utf-8") as log:
             command = [find_postgres() / program, "--pgdata", folder / "data", *arguments]
             subprocess.run(command, check=True, cwd=folder, stdout=log, stderr=log, **account)
 
@@ -66,7 +66,7 @@ def serve(folder: Path) -> Iterator[str]:
                        PGPASSWORD="")
     command = [sys.executable, "-m", "uvicorn", "stac_fastapi.pgstac.app:create_app", "--factory", "--fd"]
     # The server inherits an open socket: no other program takes the port, and requests wait until it is ready.
-    with socket.create_server(("127.0.0.1", 0)) as door, open(folder / "api.log", "w") as log:
+    with socket.create_server(("127.0.0.1", 0)) as door, open(folder / "api.log", "w", encoding="utf-8") as log:
         url = "http://{}:{}".format(*door.getsockname())
         server = subprocess.Popen([*command, str(door.fileno())], pass_fds=[door.fileno()], cwd=folder,
                                   env=environment, stdout=log, stderr=log)

@@ -13,7 +13,7 @@ class Page(HTMLParser):
     def __init__(self, path: Path):
         super().__init__()
         self.loads, self.links, self.anchors, self.images = [], [], set(), []
-        self.feed(path.read_text())
+        self.feed(path.read_text(encoding="utf-8"))
 
     def handle_starttag(self, tag, attributes):
         given = dict(attributes)

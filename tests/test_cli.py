@@ -12,11 +12,11 @@ import rasterio
 import shapely
 from file_server import file_server
 
-from sat2dem_core.training import trainer
-from sat2dem_core.__main__ import main
-from sat2dem_core.training.checkpoints import load_model
-from sat2dem_core.dataset.scenes import data_folder
+from sat2dem_core.cli import main
 from sat2dem_core.dataset.store import open_store
+from sat2dem_core.paths import data_folder
+from sat2dem_core.training import trainer
+from sat2dem_core.training.checkpoints import load_model
 
 TINY = ["--scene", "rocky-mountain", "--tile", "32", "--features", "4", "--stride", "32"]
 

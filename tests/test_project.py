@@ -96,7 +96,7 @@ def test_wheel_carries_the_sample_and_the_stored_tables(tmp_path):
         f"sat2dem_core/data/{folder}/{path.name}"
         for folder in ("rocky-mountain", "results", "weights") for path in (ROOT / "data" / folder).iterdir()
     }
-    assert shipped | {"sat2dem_core/pictures/view3d.html", "sat2dem_core/pictures/slider.html"} <= names
+    assert shipped | {"sat2dem_core/pictures/terrain3d.html", "sat2dem_core/pictures/slider.html"} <= names
 
 
 def test_page_of_the_module_names_every_file_that_users_call():

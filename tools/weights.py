@@ -20,23 +20,25 @@ import torch
 import xarray as xr
 from scipy.ndimage import uniform_filter
 
-from sat2dem_core.evaluation import baselines
 from sat2dem_core import terrain
-from sat2dem_core.dataset.augment import HURST, views
-from sat2dem_core.training.loader import Data
-from sat2dem_core.training.checkpoints import code_version
 from sat2dem_core.config import Config
-from sat2dem_core.rasters.atomic import replacing
-from sat2dem_core.evaluation.measures import CLASSES
+from sat2dem_core.dataset.augment import HURST, views
 from sat2dem_core.dataset.normalize import Normalization
+from sat2dem_core.dataset.parts import Data
+from sat2dem_core.dataset.scenes import open_scene
+from sat2dem_core.dataset.splits import divide
+from sat2dem_core.dataset.tiles import Tiles
+from sat2dem_core.digest import digest
+from sat2dem_core.evaluation import baselines
+from sat2dem_core.evaluation.measures import CLASSES
+from sat2dem_core.prediction.confidence import Domain, Interval
 from sat2dem_core.prediction.mosaic import starts
 from sat2dem_core.prediction.pipeline import predict
-from sat2dem_core.dataset.scenes import ground_sampling_distance, open_scene
-from sat2dem_core.study.runner import provenance
-from sat2dem_core.dataset.tiles import Tiles, divide
-from sat2dem_core.training.trainer import train
-from sat2dem_core.prediction.confidence import Domain, Interval
 from sat2dem_core.prediction.weights import load_weights, save_weights
+from sat2dem_core.rasters.atomic import replacing
+from sat2dem_core.rasters.grids import ground_sampling_distance
+from sat2dem_core.study.runner import provenance
+from sat2dem_core.training.trainer import train
 
 ROOT = Path(__file__).resolve().parents[1]
 # Ground sampling distances (m) that each scene's training tiles are drawn at, how many, and those to validate at.
@@ -161,7 +163,7 @@ def _make(path: Path, names: list[str], folder: Path, whole: bool) -> list[dict]
     plain = _join([views(parts[name][0], 300, TILE, *SCENES[name][0], seed=3, plain=True) for name in names])
     card = {
         "name": path.stem, "data": "; ".join(DATA[name] for name in names), "seed": RECIPE.seed,
-        "command": "python tools/weights.py" + " --leave-one-out" * whole, "code": code_version(),
+        "command": "python tools/weights.py" + " --leave-one-out" * whole, "code": digest(),
         "best validation MAE, units": round(float(run.log.validation_mae.min()), 2),
     }
     told = {"gsd": GSD, "hurst": HURST, "domain": Domain.fit(plain.rgb)}

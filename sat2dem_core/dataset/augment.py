@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 import xarray as xr
 
-from sat2dem_core.errors import NoTiles
-from sat2dem_core.dataset.scenes import ground_sampling_distance
 from sat2dem_core.dataset.tiles import Tiles
+from sat2dem_core.errors import NoTiles
+from sat2dem_core.rasters.grids import ground_sampling_distance
 
 GSD = 30.0  # meters: where a unit of relief is a meter
 HURST = 0.45  # how relief grows with scale; benchmarks/relief.py measures it

@@ -16,19 +16,19 @@ from typing import TypeAlias
 
 import numpy as np
 import shapely
-from numpy.typing import ArrayLike
 from odc.geo.geobox import GeoBox
 from pyproj import CRS, Transformer
 from pyproj.exceptions import CRSError
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from sat2dem_core.dataset.splits import BLOCK, split_groups
 from sat2dem_core.errors import InvalidRegion, NoTiles
-from sat2dem_core.dataset.tiles import BLOCK, split_groups
+from sat2dem_core.rasters.grids import to_degrees, utm_epsg
 
 PIXELS, RESOLUTION = 256, 30.0  # px, meters: the paper's
 SIDE = PIXELS * RESOLUTION  # meters
-FAR = 10  # degrees outside the area that a CRS is made for; far enough, projections tend to infinity
+MAX_DISTANCE = 10  # degrees outside the area that a CRS is made for; far enough, projections tend to infinity
 
 Bounds: TypeAlias = tuple[float, float, float, float]  # west, south, east, north
 Region: TypeAlias = Bounds | shapely.Geometry | str | os.PathLike
@@ -87,7 +87,7 @@ def footprints(epsg: int, columns: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Squares of the grid as polygons in longitude and latitude."""
     x = (columns[:, None] + np.array([0.5, 0, 1, 1, 0])) * SIDE  # the center, then the corners
     y = (rows[:, None] + np.array([0.5, 0, 0, 1, 1])) * SIDE
-    lon, lat = _to_degrees(epsg).transform(x, y)
+    lon, lat = to_degrees(epsg).transform(x, y)
     lon -= 360 * np.round((lon - lon[:, :1]) / 360)  # on the center's side of the antimeridian, at 180.1 if need be
     return np.asarray(shapely.polygons(np.stack([lon, lat], -1)[:, 1:]))
 
@@ -100,7 +100,7 @@ def read_region(region: Region) -> shapely.Geometry:
     """
     if isinstance(region, str | os.PathLike):
         try:
-            features = json.loads(Path(region).read_text())
+            features = json.loads(Path(region).read_text(encoding="utf-8"))
             parts = [part.get("geometry", part) for part in features.get("features", [features])]
             region = shapely.unary_union([shapely.from_geojson(json.dumps(part)) for part in parts])
         except (OSError, ValueError, AttributeError, TypeError, shapely.errors.ShapelyError) as error:
@@ -152,8 +152,8 @@ def cells(region: Region, crs: str | None = None) -> list[Cell]:
         shapes = footprints(epsg, columns, rows)
         keep = shapely.intersects(shapes, geometry) & ~shapely.touches(shapes, geometry)
         if crs is None:
-            lon, lat = _to_degrees(epsg).transform((columns + 0.5) * SIDE, (rows + 0.5) * SIDE)
-            keep &= _utm(lon, lat) == epsg
+            lon, lat = to_degrees(epsg).transform((columns + 0.5) * SIDE, (rows + 0.5) * SIDE)
+            keep &= utm_epsg(lon, lat) == epsg
         found += [Cell(epsg, int(column), int(row)) for column, row in zip(columns[keep], rows[keep])]
     if not found:
         raise NoTiles(
@@ -164,8 +164,8 @@ def cells(region: Region, crs: str | None = None) -> list[Cell]:
 
 def cell_at(x: float, y: float, crs: str) -> Cell:
     """The cell that holds a point, in any CRS, in the point's UTM zone; by its border perhaps none of :func:`cells`."""
-    lon, lat = Transformer.from_crs(crs, "EPSG:4326", always_xy=True).transform(x, y)
-    epsg = int(_utm(lon, lat))
+    lon, lat = to_degrees(crs).transform(x, y)
+    epsg = int(utm_epsg(lon, lat))
     east, north = Transformer.from_crs("EPSG:4326", f"EPSG:{epsg}", always_xy=True).transform(lon, lat)
     return Cell(epsg, math.floor(east / SIDE), math.floor(north / SIDE))
 
@@ -202,21 +202,12 @@ def block_split(
     return split_groups(keys, seed, shares)
 
 
-def _to_degrees(epsg: int) -> Transformer:
-    return Transformer.from_crs(f"EPSG:{epsg}", "EPSG:4326", always_xy=True)
-
-
-def _utm(lon: ArrayLike, lat: ArrayLike) -> np.ndarray:
-    """EPSG code of the UTM zone (six degrees wide everywhere: the exceptions around Norway are not followed)."""
-    return np.where(np.asarray(lat) >= 0, 32600, 32700) + np.clip((np.asarray(lon) + 180) // 6, 0, 59).astype(int) + 1
-
-
 def _utm_zones(bounds: Bounds) -> list[int]:
     # A square whose center lies next door may still reach over the border: one zone more on each side.
     west, south, east, north = bounds
     lons = np.arange(max(math.floor((west + 180) / 6) - 1, 0), min(math.floor((east + 180) / 6) + 1, 59) + 1) * 6 - 177
     lats = [lat for lat, there in ((-1, south < 0.1), (1, north > -0.1)) if there]
-    return sorted({int(_utm(lon, lat)) for lon in lons for lat in lats})
+    return sorted({int(utm_epsg(lon, lat)) for lon in lons for lat in lats})
 
 
 def _within_zone(bounds: Bounds, epsg: int, crs: str | None) -> Bounds:
@@ -243,7 +234,7 @@ def _projected(crs: str, geometry: shapely.Geometry) -> int:
             "EPSG:3035, or none to use UTM"
         )
     spans = [(area.west, area.east)] if area.west <= area.east else [(area.west, 180), (-180, area.east)]
-    if min(geometry.distance(shapely.box(west, area.south, east, area.north)) for west, east in spans) > FAR:
+    if min(geometry.distance(shapely.box(west, area.south, east, area.north)) for west, east in spans) > MAX_DISTANCE:
         raise InvalidRegion(
             f"crs {crs!r} ({parsed.name}) is made for longitudes {area.west} to {area.east}, latitudes {area.south} to "
             f"{area.north}; the region {geometry.bounds} is far from there: choose another, or none to use UTM"

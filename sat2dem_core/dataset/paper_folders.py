@@ -15,13 +15,53 @@ from rasterio.io import MemoryFile
 from rasterio.transform import from_origin
 from tqdm import tqdm
 
-from sat2dem_core.errors import CannotWrite, DamagedStore, choose
-from sat2dem_core.rasters.atomic import cannot_write, part_of
+from sat2dem_core.dataset.building import assemble
+from sat2dem_core.dataset.catalogs import ZENODO
 from sat2dem_core.dataset.grid import PIXELS, RESOLUTION
 from sat2dem_core.dataset.normalize import Normalization
-from sat2dem_core.dataset.store import assemble, elevation_range, one_by_one, open_store
+from sat2dem_core.dataset.store import elevation_range, one_by_one, open_store
+from sat2dem_core.errors import CannotWrite, DamagedStore, Unreachable, choose
+from sat2dem_core.paths import downloads
+from sat2dem_core.rasters.atomic import cannot_write, part_of
+from sat2dem_core.rasters.download import ask, fetch, unpack
 
 SENSOR_FOLDERS = {"sentinel-2": "sentinel_images", "landsat": "landsat_images"}  # the authors' names
+
+
+def fetch_iberia(record: str = ZENODO, progress: bool = True) -> tuple[Path, str]:
+    """The folder with the paper's data set, downloaded and unpacked as its record lists it, and its license.
+
+    Raises:
+        Unreachable, DamagedDownload: see :func:`fetch` and :func:`unpack`.
+    """
+    folder = downloads("iberia")
+    files, license = listing(record)
+    for file in files:
+        archive = fetch(file["url"], folder / file["name"], file["checksum"], size=file["size"], progress=progress)
+        if archive.name.endswith((".zip", ".tar", ".tar.gz", ".tgz")):
+            unpack(archive, folder / archive.name.split(".")[0])
+    return folder, license
+
+
+def listing(record: str) -> tuple[list[dict], str]:
+    """Names, sizes in bytes, checksums and addresses of a Zenodo record's files, as its own API lists them; its license.
+
+    Raises:
+        Unreachable: the record does not answer, or not as a Zenodo record does.
+    """
+    response = ask(record)
+    try:
+        told = response.json()
+        files = [
+            {"name": Path(file["key"]).name, "size": file["size"], "checksum": file["checksum"], "url": file["links"]["self"]}
+            for file in told["files"]
+        ]
+        license = told.get("metadata", {}).get("license", {}).get("id", "")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Unreachable(f"{record} does not list files as a Zenodo record does ({error!r}): check the address") from error
+    if not files:
+        raise Unreachable(f"{record} lists no files: is the record open?")
+    return files, license
 
 
 def export_folders(path: str | os.PathLike, folder: str | os.PathLike) -> Path:
@@ -114,7 +154,7 @@ def _by_number(files: Iterable[Path]) -> dict[int, Path]:
 def _names(table: Path) -> dict[str, str]:
     """Names of the tiles by number as an export lists them; none where there is no list."""
     try:
-        return dict(line.split(",") for line in table.read_text().splitlines()[1:]) if table.is_file() else {}
+        return dict(line.split(",") for line in table.read_text(encoding="utf-8").splitlines()[1:]) if table.is_file() else {}
     except ValueError as error:
         raise DamagedStore(f"{table} does not list a number and a name in each line ({error}): mend or remove it") from error
 

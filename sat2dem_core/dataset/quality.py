@@ -12,8 +12,8 @@ from scipy.signal import fftconvolve
 from tqdm import tqdm
 
 from sat2dem_core.dataset.grid import RESOLUTION, SIDE
-from sat2dem_core.pictures.plots import hillshade
 from sat2dem_core.dataset.store import elevation_range, in_chunks, one_by_one, open_store
+from sat2dem_core.terrain import hillshade
 
 MORNING = 145.0, 45.0  # degrees: the sun over a northern country at 10:30, where a store does not tell it
 REACH = 8  # px: the largest shift that is looked for

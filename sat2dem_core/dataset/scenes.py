@@ -12,24 +12,25 @@ import numpy as np
 import rasterio
 import rioxarray
 import xarray as xr
-from pyproj import Geod, Transformer
 from rasterio.enums import ColorInterp, Resampling
 from rasterio.errors import RasterioError
 from rasterio.warp import transform_bounds
 
-from sat2dem_core.errors import (
-    MissingCRS, NoElevation, NoOverlap, UnreadableRaster, UnsupportedImagery, choose,
-)
-from sat2dem_core.rasters.atomic import zion
+from sat2dem_core.errors import MissingCRS, NoElevation, NoOverlap, UnreadableRaster, UnsupportedImagery, choose
+from sat2dem_core.paths import data_folder, downloads
+from sat2dem_core.rasters.download import fetch
+from sat2dem_core.terrain import HIGHEST, LOWEST
 
-LOWEST, HIGHEST = -500.0, 9000.0  # meters: no land on Earth lies outside
-
-
-def data_folder(name: str) -> Path:
-    """A folder of the data that ships with the package: inside the wheel, or ``data/`` of a clone."""
-    package = Path(__file__).parents[1]
-    inside = package / "data" / name
-    return inside if inside.is_dir() else package.parent / "data" / name
+# The band files of spDataLarge, each at the commit that holds it; origin and terms: data/README.md.
+_SPDATA = "https://raw.githubusercontent.com/Nowosad/spDataLarge/{}/inst/raster/{}"
+_BANDS, _SRTM = "cde9a48445ffb03ccb69fb1341bf683fd950f7bd", "4c2d08a97a0acea98a17ceb168df048df4bf00f2"
+ZION_FILES = {
+    "landsat_b2.tif": (_BANDS, "0f4ac0798411c99187b4595bd2068ed9d85f82f75d9ee3dc3c8a5191c7c8bea6"),
+    "landsat_b3.tif": (_BANDS, "88751ab9faa4b025bc25fb953abea70bd5a13fa18d5f13e19a693f69bd8b80dd"),
+    "landsat_b4.tif": (_BANDS, "7b7b1954d756a1af412bdaa4dad387c2088f83a5940faa6a80378cd9cf4f025a"),
+    "landsat_b5.tif": (_BANDS, "ed18c36c1c24f7abb7220532d3678b53ef4c0a60b590eaccf0b2a7d8b60c14b8"),
+    "srtm.tif": (_SRTM, "80452bc70c5f7a888a2ecae45f7c6857e0fc8ed5fe1a6f66767faa6580d84d1e"),
+}
 
 
 def _rocky_mountain() -> xr.Dataset:
@@ -40,9 +41,23 @@ def _rocky_mountain() -> xr.Dataset:
     return scene
 
 
+def fetch_zion(address: str = _SPDATA, progress: bool = True) -> Path:
+    """The folder with Landsat 8 bands and SRTM elevation of Zion National Park, downloaded where they are missing.
+
+    The elevation is CGIAR-CSI SRTM v4.1, whose terms forbid redistribution: it is fetched for you, never shipped.
+
+    Raises:
+        Unreachable, DamagedDownload: see :func:`fetch`.
+    """
+    folder = downloads("zion")
+    for name, (commit, sha256) in ZION_FILES.items():
+        fetch(address.format(commit, name), folder / name, f"sha256:{sha256}", progress=progress)
+    return folder
+
+
 def _zion() -> xr.Dataset:
     """Landsat 8 at 30 m; the elevation is 90 m data, resampled smoothly: it holds no finer relief."""
-    folder = zion()
+    folder = fetch_zion()
     bands = [folder / f"landsat_b{number}.tif" for number in (4, 3, 2)]
     # Level-1 numbers: 2e-5 times the value, minus 0.1, is reflectance at the top of the atmosphere (without the
     # sun's angle), so this is 0 to 0.3.
@@ -105,20 +120,6 @@ def open_pair(
         stretch="uint8 as read" if stretch is None else f"{stretch[0]:g} to {stretch[1]:g} onto 0 to 255",
     )
     return _crop_to_elevation(scene, dem)
-
-
-def ground_sampling_distance(scene: xr.Dataset | xr.DataArray) -> tuple[float, float]:
-    """Size of a pixel on the ground at the scene's center: (down the rows, along the columns) in meters.
-
-    >>> [round(side) for side in ground_sampling_distance(open_scene())]
-    [167, 127]
-    """
-    dx, dy = (abs(step) / 2 for step in scene.rio.resolution())
-    x, y = float(scene.x.mean()), float(scene.y.mean())
-    to_degrees = Transformer.from_crs(scene.rio.crs, "EPSG:4326", always_xy=True)
-    lon, lat = to_degrees.transform([x, x, x - dx, x + dx], [y - dy, y + dy, y, y])
-    down, along = Geod(ellps="WGS84").inv(lon[::2], lat[::2], lon[1::2], lat[1::2])[2]
-    return down, along
 
 
 def _open(path: Path) -> xr.DataArray:

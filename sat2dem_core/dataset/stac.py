@@ -27,10 +27,10 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from scipy.ndimage import binary_dilation, binary_erosion
 from urllib3 import Retry
 
-from sat2dem_core.config import Request, Source
-from sat2dem_core.errors import EmptySearch, MissingAsset, Unreachable
+from sat2dem_core.dataset.catalogs import Request, Source
 from sat2dem_core.dataset.grid import Bounds, Cell
-from sat2dem_core.dataset.scenes import HIGHEST, LOWEST
+from sat2dem_core.errors import EmptySearch, MissingAsset, Unreachable
+from sat2dem_core.terrain import HIGHEST, LOWEST
 
 ATTEMPTS = 4  # tries of a search or a file; the wait between them doubles
 READERS = 8  # files read at once for one tile: reading is mostly waiting

@@ -1,0 +1,7 @@
+"""How good a DEM is: measures in meters, baselines, and how certain a difference between two models is."""
+
+from sat2dem_core.evaluation.measures import Measures
+from sat2dem_core.evaluation.scoring import evaluate
+from sat2dem_core.evaluation.two_rasters import score
+
+__all__ = ["Measures", "evaluate", "score"]

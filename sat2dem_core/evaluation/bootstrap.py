@@ -15,7 +15,7 @@ from sat2dem_core.errors import NoTiles, WrongShape
 DRAWS = 4000
 
 
-class Interval(NamedTuple):
+class Estimate(NamedTuple):
     """A value, and between what it lies when ground and seeds are drawn anew."""
 
     value: float
@@ -47,9 +47,9 @@ class Difference(NamedTuple):
         return self.low <= 0 <= self.high
 
 
-def bootstrap(
+def bootstrap_mean(
     errors: np.ndarray, pixels: np.ndarray, blocks: Sequence[Hashable], share: float = 0.9, seed: int = 0
-) -> Interval:
+) -> Estimate:
     """Mean error of all pixels, with the interval that blocks of ground and seeds leave open.
 
     Args:
@@ -64,13 +64,13 @@ def bootstrap(
     """
     sums, counts = _by_block(errors, pixels, blocks)
     drawn = _draws(sums, counts, np.random.default_rng(seed), _drawn_blocks(len(counts), seed))
-    return Interval(float(sums.mean(0).sum() / counts.sum()), *map(float, np.quantile(drawn, [(1 - share) / 2, (1 + share) / 2])))
+    return Estimate(float(sums.mean(0).sum() / counts.sum()), *map(float, np.quantile(drawn, [(1 - share) / 2, (1 + share) / 2])))
 
 
-def compare(
+def paired_difference(
     a: np.ndarray, b: np.ndarray, pixels: np.ndarray, blocks: Sequence[Hashable], share: float = 0.9, seed: int = 0
 ) -> Difference:
-    """Mean error of ``a`` minus that of ``b`` on the same tiles; arguments as for :func:`bootstrap`."""
+    """Mean error of ``a`` minus that of ``b`` on the same tiles; arguments as for :func:`bootstrap_mean`."""
     ours, counts = _by_block(a, pixels, blocks)
     theirs, _ = _by_block(b, pixels, blocks)
     rng, chosen = np.random.default_rng(seed), _drawn_blocks(len(counts), seed)

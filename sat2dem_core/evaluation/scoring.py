@@ -12,36 +12,31 @@ tiles on (n + 1) / 2 with the normalization's ``ssim_range``. Beside them stand 
 Nodata counts nowhere.
 """
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import pandas as pd
-import rioxarray
 import torch
-import xarray as xr
-from rasterio.errors import RasterioError
 from torch import Tensor
 from tqdm import tqdm
 
-from sat2dem_core.evaluation import baselines
 from sat2dem_core import terrain
-from sat2dem_core.evaluation.baselines import Predictor, tile_mean
-from sat2dem_core.training.checkpoints import Model
-from sat2dem_core.evaluation.drainage import Drainage
-from sat2dem_core.errors import NoTiles, UnreadableRaster, WrongShape, choose
-from sat2dem_core.evaluation.measures import CLASSES, Measures
 from sat2dem_core.dataset.normalize import Normalization, tile_minimum
-from sat2dem_core.dataset.scenes import ground_sampling_distance
 from sat2dem_core.dataset.tiles import Tiles
+from sat2dem_core.errors import NoTiles, choose
+from sat2dem_core.evaluation import baselines
+from sat2dem_core.evaluation.baselines import Predictor, tile_mean
+from sat2dem_core.evaluation.drainage import Drainage
+from sat2dem_core.evaluation.measures import CLASSES, Measures
+from sat2dem_core.training.checkpoints import Model
 
 QUESTIONS = ("absolute", "above minimum", "relief")
 BATCH = 16  # tiles measured at once
 
 
-def put_question(dem: Tensor, question: str) -> Tensor:
+def to_target(dem: Tensor, question: str) -> Tensor:
     """Elevation (N, H, W) in meters as one of ``QUESTIONS`` sees it."""
     choose("question", question, QUESTIONS)
     if question == "relief":
@@ -66,7 +61,7 @@ def elevations(model: Model, rgb: np.ndarray | Tensor, truth: Tensor) -> dict[st
         absolute = height + tile_minimum(truth)
         return {"absolute": absolute, "above minimum": height, "relief": height - tile_mean(height)}
     absolute = model.normalization.inverse(normalized)
-    return {question: put_question(absolute, question) for question in QUESTIONS}
+    return {question: to_target(absolute, question) for question in QUESTIONS}
 
 
 @dataclass(frozen=True)
@@ -127,7 +122,7 @@ def evaluate(model: Model, test: Tiles, train: Tiles, *, mask_water: bool = Fals
                 answer = known[question][name](rgb, truth)
             else:
                 answer = lifted if name == coarse else answers[question]
-            by_tile = measure.update(answer, put_question(truth, question), water, elevation=truth)
+            by_tile = measure.update(answer, to_target(truth, question), water, elevation=truth)
             tiles[-1][f"{question}: {name}"] = by_tile.numpy()
             if drainage and question == "relief":
                 networks[question, name].update(answer, truth)
@@ -137,43 +132,6 @@ def evaluate(model: Model, test: Tiles, train: Tiles, *, mask_water: bool = Fals
         _classes(measures), _spectra(measures),
         pd.DataFrame(columns, index=pd.Index(test.ids, name="tile")),
     )
-
-
-def score(prediction: str | os.PathLike, truth: str | os.PathLike, *, mask_water: bool = False, window: int = 512) -> Measures:
-    """Measure one DEM against another, two single-band rasters in meters on one grid, window by window.
-
-    A slope needs its neighbors, so the rim of a window has none.
-
-    Raises:
-        UnreadableRaster: a file is missing or no raster.
-        WrongShape: they lie on different grids, or the prediction has nodata where the truth is known.
-        NoTiles: the truth is all nodata.
-    """
-    ours, theirs = (_open_dem(path) for path in (prediction, truth))
-    grids = [(dem.rio.crs, dem.shape, tuple(np.round(dem.rio.transform(), 9))) for dem in (ours, theirs)]
-    if grids[0] != grids[1]:
-        raise WrongShape(
-            f"{prediction} and {truth} lie on different grids: resample one onto the other first, with gdalwarp -t_srs, -te and -ts"
-        )
-    found = Measures(ground_sampling_distance(theirs))
-    corners = [(row, column) for row in range(0, theirs.rio.height, window) for column in range(0, theirs.rio.width, window)]
-    for row, column in tqdm(corners, unit="window", desc="scoring", delay=5):
-        part = dict(y=slice(row, row + window), x=slice(column, column + window))
-        dems = [torch.from_numpy(np.asarray(dem.isel(part), np.float32)) for dem in (ours, theirs)]
-        rest = (0, window - dems[0].shape[1], 0, window - dems[0].shape[0])  # windows at the edge are filled up with nodata
-        a, b = (torch.nn.functional.pad(dem, rest, value=torch.nan)[None] for dem in dems)
-        found.update(a, b, terrain.level(b) if mask_water else None)
-    return found
-
-
-def _open_dem(path: str | os.PathLike) -> xr.DataArray:
-    try:
-        raster = rioxarray.open_rasterio(path, masked=True)
-    except (RasterioError, OSError) as error:
-        raise UnreadableRaster(f"{path} cannot be read ({error}): check the path, or fetch it again") from error
-    if raster.sizes["band"] != 1:
-        raise UnreadableRaster(f"{path} has {raster.sizes['band']} bands: give a DEM of one band, elevation in meters")
-    return raster.squeeze("band", drop=True)
 
 
 def _count(truth: Tensor, water: Tensor | None) -> np.ndarray:
@@ -196,14 +154,14 @@ def _baselines(train: Tiles, gsd: tuple[float, float]) -> dict[str, dict[str, Pr
         truth_based["coarse 90 m"] = baselines.coarse(90, gsd)
 
     def ask(predictor: Predictor, question: str, rgb: Tensor, truth: Tensor) -> Tensor:
-        return put_question(predictor(rgb, truth), question)
+        return to_target(predictor(rgb, truth), question)
 
     def pairs(question: str) -> Iterator[tuple[Tensor, Tensor]]:
-        return ((rgb, put_question(dem, question)) for rgb, dem in _batches(train))
+        return ((rgb, to_target(dem, question)) for rgb, dem in _batches(train))
 
     def asked_mean(question: str, rgb: Tensor, truth: Tensor) -> Tensor:
         # the mean of what is asked: that of the elevation, put to the question, were zero
-        return baselines.mean(rgb, put_question(truth, question))
+        return baselines.mean(rgb, to_target(truth, question))
 
     found = {}
     for question in QUESTIONS:

@@ -18,7 +18,7 @@ def l1(prediction: Tensor, truth: Tensor) -> Tensor:
     return (prediction - truth).abs().mean()
 
 
-def judged(logits: Tensor, real: bool) -> Tensor:
+def adversarial_loss(logits: Tensor, real: bool) -> Tensor:
     """Binary cross-entropy of logits against "all real" or "all fake": the adversarial loss."""
     return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, float(real)))
 
@@ -43,7 +43,7 @@ def second_order(prediction: Tensor, truth: Tensor) -> Tensor:
     return error.diff(n=2, dim=-1).abs().mean() + error.diff(n=2, dim=-2).abs().mean()
 
 
-def slope(prediction: Tensor, truth: Tensor, meters: float, gsd: tuple[float, float]) -> Tensor:
+def slope_loss(prediction: Tensor, truth: Tensor, meters: float, gsd: tuple[float, float]) -> Tensor:
     """Mean length of the difference between the two slope vectors, in meters per meter. Not in the paper.
 
     Unlike :func:`first_order` it has a unit, so it means the same on any normalization and ground sampling distance,

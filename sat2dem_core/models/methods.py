@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 from sat2dem_core.config import Config
 from sat2dem_core.errors import choose
+from sat2dem_core.models.device import half_type
 from sat2dem_core.models.losses import (
-    GRADIENTS, Proposal, first_order, gradient_penalty, judged, l1, second_order, slope,
+    GRADIENTS, Proposal, adversarial_loss, first_order, gradient_penalty, l1, second_order, slope_loss,
 )
-from sat2dem_core.models.networks import Dropout, PatchGAN, UNet, half_type, initialize
+from sat2dem_core.models.networks import Dropout, PatchGAN, UNet, initialize
 
 
 class Method(nn.Module):
@@ -162,7 +163,7 @@ class Method(nn.Module):
             elif term == "second":
                 loss = loss + config.second_weight * second_order(fake, y)
             else:
-                loss = loss + config.gradient_weight * slope(fake, y, self.meters, self.gsd)
+                loss = loss + config.gradient_weight * slope_loss(fake, y, self.meters, self.gsd)
         return loss
 
 
@@ -229,12 +230,12 @@ class Pix2Pix(Method):
     def discriminate(self, x: Tensor, y: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
         """The discriminator's loss, halved as in the paper, and its logits of the fake."""
         logits = self.discriminator(x, fake.detach())  # (B, 1, m, m)
-        loss = (judged(self.discriminator(x, y), real=True) + judged(logits, real=False)) / 2
+        loss = (adversarial_loss(self.discriminator(x, y), real=True) + adversarial_loss(logits, real=False)) / 2
         return loss, logits.detach()
 
     def deceive(self, x: Tensor, fake: Tensor) -> Tensor:
-        """The generator's adversarial loss: the fake should be judged real."""
-        return judged(self.discriminator(x, fake), real=True)
+        """The generator's adversarial loss: the fake should be adversarial_loss real."""
+        return adversarial_loss(self.discriminator(x, fake), real=True)
 
 
 class DRPAN(Pix2Pix):
@@ -260,13 +261,13 @@ class DRPAN(Pix2Pix):
 
         region = l1(self.proposal.region(seen, corner), self.proposal.region(y, corner))
         yield "region", region
-        revised = judged(self.reviser(x, masked), real=True)
+        revised = adversarial_loss(self.reviser(x, masked), real=True)
         loss = self.deceive(x, fake) + self.reconstruction(fake, y)
         yield "generator", loss + revised + self.config.region_weight * region
 
     def revise(self, x: Tensor, y: Tensor, masked: Tensor) -> Tensor:
         """The reviser's loss: halved, with 10 times the gradient penalty."""
-        real, fake = judged(self.reviser(x, y), real=True), judged(self.reviser(x, masked), real=False)
+        real, fake = adversarial_loss(self.reviser(x, y), real=True), adversarial_loss(self.reviser(x, masked), real=False)
         first, total = self.place
         share = torch.rand(total, 1, 1, 1, generator=self.noise)[first : first + len(x)].to(x.device)  # one a sample
         penalty = gradient_penalty(self.reviser, x, share * y + (1 - share) * masked)

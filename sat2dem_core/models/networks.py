@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sat2dem_core.models.attention import build_attention, widened
-from sat2dem_core.errors import DamagedCheckpoint, WrongShape
 from sat2dem_core.dataset.tiles import check_tile_size
+from sat2dem_core.errors import DamagedCheckpoint, WrongShape
+from sat2dem_core.models.attention import build_attention, widened
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -191,24 +191,6 @@ def initialize(network: Network) -> Network:
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
     return network
-
-
-def half_type(device: torch.device) -> torch.dtype | None:
-    """The 16-bit type for mixed precision: bfloat16 where the device multiplies it natively, float16 on other GPUs."""
-    if device.type == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-        return torch.bfloat16 if native else torch.float16
-    # Emulated, as on a processor without these instructions, it is slower than float32.
-    able = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    native = device.type == "cpu" and any(able.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
-    return torch.bfloat16 if native else None
-
-
-def pick_device() -> torch.device:
-    """The fastest device there is: CUDA, then Apple's MPS, then the CPU."""
-    if torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))  # each process of a launcher has its own
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
 def load_paper_weights(network: nn.Module, path: str | os.PathLike) -> None:

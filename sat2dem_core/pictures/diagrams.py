@@ -12,11 +12,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from sat2dem_core.models.attention import CBAM, GAM, NoAttention, SimAM
 from sat2dem_core.errors import choose
-from sat2dem_core.rasters.atomic import replacing
+from sat2dem_core.models.attention import CBAM, GAM, NoAttention, SimAM
 from sat2dem_core.models.methods import DRPAN
 from sat2dem_core.models.networks import Dropout, PatchGAN, UNet
+from sat2dem_core.rasters.atomic import replacing
 
 WIDTH = 560  # units; a page is about 700 px wide, a phone 350
 INK, DOWN, UP, DATA, LOSS, MARK, CUT = "#1b1b1b", "#cfe3f1", "#d3ecdf", "#f2f2f2", "#f7e3d3", "#b34700", "#b3003c"

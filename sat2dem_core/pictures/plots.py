@@ -19,12 +19,12 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, Rectangle
 
-from sat2dem_core.training.checkpoints import Run
 from sat2dem_core.rasters.atomic import replacing
-from sat2dem_core.dataset.scenes import ground_sampling_distance
+from sat2dem_core.rasters.grids import ground_sampling_distance
+from sat2dem_core.terrain import hillshade
+from sat2dem_core.training.checkpoints import Run
 
 ELEVATION, ERROR, SHADE = "viridis", "RdBu_r", "gray"
-SUN = 315.0, 45.0  # azimuth and elevation, degrees: the cartographers' sun, north-west and half way up
 WIDTH = 7.0  # inches, of a figure as wide as the page: its text is legible on a phone, where it shrinks to half
 STYLE: dict[str, Any] = {
     "figure.dpi": 130, "font.size": 11.5, "axes.titlesize": 11.5, "axes.labelsize": 11.5, "legend.fontsize": 10.5,
@@ -37,29 +37,6 @@ STYLE: dict[str, Any] = {
 def use_style() -> None:
     """Draw what follows as the book does: sizes of text for a page and a phone, colors for every eye."""
     plt.style.use(STYLE)
-
-
-def hillshade(
-    dem: np.ndarray, gsd: tuple[float, float], exaggeration: float = 1.0, sun: tuple[float, float] = SUN
-) -> np.ndarray:
-    """Brightness of the ground under the sun: (H, W) meters to (H, W) from 0 to 1, NaN kept.
-
-    Args:
-        gsd: ground sampling distance (down the rows, along the columns), meters.
-        exaggeration: factor on the heights.
-        sun: azimuth, clockwise from north, and elevation, in degrees.
-
-    >>> hillshade(np.full((2, 2), 800.0), (30.0, 30.0)).round(2)
-    array([[0.71, 0.71],
-           [0.71, 0.71]])
-    """
-    filled = np.where(np.isnan(dem), np.nanmean(dem), dem) * exaggeration
-    south, east = np.gradient(filled, *gsd)  # rise over run
-    azimuth, altitude = np.radians(sun)
-    # Not matplotlib's LightSource: it stretches each picture's contrast, and flat predictions would look rugged.
-    towards_sun = np.cos(altitude) * (south * np.cos(azimuth) - east * np.sin(azimuth)) + np.sin(altitude)
-    shade = (towards_sun / np.sqrt(1 + south**2 + east**2)).clip(0, 1)
-    return np.where(np.isnan(dem), np.nan, shade)
 
 
 def _bare(axis: Axes, title: str, gsd: tuple[float, float]) -> None:

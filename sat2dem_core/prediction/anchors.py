@@ -23,7 +23,7 @@ from scipy.ndimage import distance_transform_edt, map_coordinates
 
 from sat2dem_core.errors import InvalidAnchors, choose
 from sat2dem_core.rasters.reader import Image
-from sat2dem_core.dataset.scenes import HIGHEST, LOWEST
+from sat2dem_core.terrain import HIGHEST, LOWEST
 
 ORDERS = {"offset": 0, "plane": 1, "quadratic": 2}
 SURFACES = (*ORDERS, "cells")

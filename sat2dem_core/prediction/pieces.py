@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 import zarr
 
-from sat2dem_core.rasters import cog
 from sat2dem_core.errors import InvalidConfig, UnsupportedImagery
-from sat2dem_core.rasters.atomic import replacing
-from sat2dem_core.rasters.reader import Image
 from sat2dem_core.prediction.mosaic import Blend, solve_levels, step_between, window
 from sat2dem_core.prediction.weights import Weights, load_weights
+from sat2dem_core.rasters import cog
+from sat2dem_core.rasters.atomic import replacing
+from sat2dem_core.rasters.reader import Image
 
 ROWS = 256  # of a block, and of a chunk of the arrays
-SEEN = 0.25  # share of a tile that must show something for it to be predicted
+MIN_VALID_SHARE = 0.25  # share of a tile that must show something for it to be predicted
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def predict_strip(plan: Plan, number: int) -> dict[str, Any]:
     """Predict a row of tiles."""
     members, size = _models(plan.weights, plan.checksums), plan.tile
     rgb, seen = plan.image.read(plan.rows[number], 0, size, plan.image.width)
-    present = np.array([seen[:, at : at + size].mean() >= SEEN for at in plan.columns])
+    present = np.array([seen[:, at : at + size].mean() >= MIN_VALID_SHARE for at in plan.columns])
     heights = np.full((len(plan.columns), size, size), np.nan, np.float32)
     spread, distance = np.zeros_like(heights), np.zeros(len(heights))
     for part in np.split(np.flatnonzero(present), range(plan.batch, int(present.sum()), plan.batch)):

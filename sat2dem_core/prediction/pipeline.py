@@ -25,15 +25,14 @@ import pandas as pd
 import zarr
 from tqdm import tqdm
 
-from sat2dem_core.rasters import cog
-from sat2dem_core.prediction.anchors import Fit, fit_anchors
-from sat2dem_core.training.checkpoints import claimed
 from sat2dem_core.errors import InvalidConfig, NoTiles, OutputExists
-from sat2dem_core.rasters.atomic import cannot_write, replacing
-from sat2dem_core.rasters.reader import Image, open_image
+from sat2dem_core.prediction.anchors import Fit, fit_anchors
 from sat2dem_core.prediction.mosaic import starts
 from sat2dem_core.prediction.pieces import ROWS, Plan, blend_block, find_levels, measure_joint, predict_strip
 from sat2dem_core.prediction.weights import DEFAULT, Weights, load_weights
+from sat2dem_core.rasters import cog
+from sat2dem_core.rasters.atomic import cannot_write, claimed, replacing
+from sat2dem_core.rasters.reader import Image, open_image
 
 
 @dataclass(frozen=True)

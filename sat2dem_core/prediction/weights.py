@@ -18,15 +18,18 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from sat2dem_core.dataset.augment import relief_unit
-from sat2dem_core.training.checkpoints import Model, digest, load_checkpoint, load_model
 from sat2dem_core.config import Config
-from sat2dem_core.errors import DamagedCheckpoint, RunExists, UnknownName, UnsafeWeights
-from sat2dem_core.rasters.atomic import downloads, fetch, replacing
-from sat2dem_core.models.networks import UNet, pick_device
+from sat2dem_core.dataset.augment import relief_unit
 from sat2dem_core.dataset.normalize import Normalization
-from sat2dem_core.dataset.scenes import data_folder
+from sat2dem_core.digest import digest
+from sat2dem_core.errors import DamagedCheckpoint, RunExists, UnknownName, UnsafeWeights
+from sat2dem_core.models.device import pick_device
+from sat2dem_core.models.networks import UNet
+from sat2dem_core.paths import data_folder, downloads
 from sat2dem_core.prediction.confidence import Domain, Interval
+from sat2dem_core.rasters.atomic import replacing
+from sat2dem_core.rasters.download import fetch
+from sat2dem_core.training.checkpoints import Model, load_checkpoint, load_model
 
 DEFAULT = "relief"
 PICKLES = (".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".bin")
@@ -171,7 +174,7 @@ def pack(folder: str | os.PathLike, data: Any = None, most: int = 512) -> Path:
         DamagedCheckpoint: the folder holds no whole run.
         RunExists: the run was trained on other data.
     """
-    from sat2dem_core.training.loader import prepare  # a run's data may be a store, and dask takes seconds to import
+    from sat2dem_core.dataset.parts import prepare  # a run's data may be a store, and dask takes seconds to import
 
     folder = Path(folder)
     best = folder / "best.json"

@@ -1,0 +1,22 @@
+"""Raster files: opened as networks want them, laid on grids, downloaded, and written so that they are whole or not there.
+
+Its light rooms (:mod:`~sat2dem_core.rasters.atomic`) need no raster library, so names load their module when used.
+"""
+
+from typing import TYPE_CHECKING
+
+from sat2dem_core.lazy import lazy
+
+if TYPE_CHECKING:
+    from sat2dem_core.rasters.atomic import replacing
+    from sat2dem_core.rasters.download import fetch
+    from sat2dem_core.rasters.grids import ground_sampling_distance
+    from sat2dem_core.rasters.reader import open_image
+
+__all__ = ["fetch", "ground_sampling_distance", "open_image", "replacing"]
+__getattr__ = lazy(__name__, {
+    "fetch": "sat2dem_core.rasters.download",
+    "ground_sampling_distance": "sat2dem_core.rasters.grids",
+    "open_image": "sat2dem_core.rasters.reader",
+    "replacing": "sat2dem_core.rasters.atomic",
+})

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import rasterio
 from affine import Affine
-from pyproj import CRS, Geod, Transformer
 from rasterio.enums import ColorInterp, Resampling
 from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader
@@ -24,6 +23,7 @@ from rasterio.warp import calculate_default_transform
 from rasterio.windows import Window
 
 from sat2dem_core.errors import MissingCRS, UnreadableRaster, UnsupportedImagery
+from sat2dem_core.rasters.grids import center, pixel_size, square_size, utm_epsg
 
 NAMES = {  # how files and missions call their bands
     "red": ("red", "b4", "b04", "sr_b4", "r"),
@@ -31,7 +31,7 @@ NAMES = {  # how files and missions call their bands
     "blue": ("blue", "b2", "b02", "sr_b2", "b"),
 }
 SAMPLE = 1024  # px: the reduced picture that the stretch and the checks are taken from
-FAR = 4.0  # how many times coarser or finer than the model's an image may be without a word
+MAX_FACTOR = 4.0  # how many times coarser or finer than the model's an image may be without a word
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,8 @@ class Image:
             if not self.warped:
                 return self._scaled(*self._masked(file, window=window))
             # an average where pixels grow, so that none is skipped; GDAL then needs to be told what "all nodata" means
-            shrinking = self.gsd > 1.01 * _ground(file.crs, file.transform, file.width, file.height)[0]
+            own = square_size(pixel_size(file.crs, file.transform, file.width, file.height))
+            shrinking = self.gsd > 1.01 * own
             options = {"resampling": Resampling.average if shrinking else Resampling.cubic, "UNIFIED_SRC_NODATA": "YES"}
             alpha = self.nodata is None and not any(c == ColorInterp.alpha for c in file.colorinterp)
             with WarpedVRT(
@@ -158,9 +159,10 @@ def open_image(
         )
         image = Image(str(path), chosen, None, tuple(Affine.scale(gsd, -gsd))[:6], height, width, gsd, None, blank, None, False)
     else:
-        own, ratio, latitude = _ground(crs, transform, width, height)
+        down, along = pixel_size(crs, transform, width, height)
+        own, ratio = square_size((down, along)), along / down
         work = gsd or min(max(own, finest), coarsest)
-        if not 1 / FAR <= own / work <= 1.5:
+        if not 1 / MAX_FACTOR <= own / work <= 1.5:
             warnings.warn(
                 f"{path} has pixels of {own:.3g} m, the model knows {finest:.3g} to {coarsest:.3g} m: it is resampled to "
                 f"{work:.3g} m, {'and finer detail is lost' if own < work else 'which adds no detail: expect little'}", stacklevel=2,
@@ -169,10 +171,11 @@ def open_image(
         straight = upright and 0.97 < ratio < 1.03 and not crs.is_geographic
         if not (straight and abs(own / work - 1) < 0.01):
             transform, width, height, crs = _grid(crs, transform, width, height, own, work, straight)
-            own, _, latitude = _ground(crs, transform, width, height)
+            own = square_size(pixel_size(crs, transform, width, height))
             warped = True
         else:
             warped = False
+        latitude = center(crs, transform, width, height)[1]
         image = Image(str(path), chosen, crs.to_wkt(), tuple(transform)[:6], height, width, own, latitude, blank, None, warped)
     return _look(image, dtype, stretch)
 
@@ -214,17 +217,6 @@ def _bands(file: DatasetReader, path: Path, bands: Sequence[int | str] | None) -
     return red, green, blue
 
 
-def _ground(crs: Any, transform: Affine, width: int, height: int) -> tuple[float, float, float]:
-    """Ground sampling distance at the center (meters, of a square of the pixel's area), its aspect ratio, and the latitude."""
-    to_degrees = Transformer.from_crs(CRS.from_user_input(crs), "EPSG:4326", always_xy=True)
-    x, y = width / 2, height / 2
-    ends = [(x - 0.5, y), (x + 0.5, y), (x, y - 0.5), (x, y + 0.5)]
-    xs, ys = zip(*(transform * end for end in ends))
-    lon, lat = to_degrees.transform(xs, ys)
-    along, down = Geod(ellps="WGS84").inv(lon[::2], lat[::2], lon[1::2], lat[1::2])[2]
-    return math.sqrt(along * down), along / down, sum(lat) / 4
-
-
 def _grid(
     crs: Any, transform: Affine, width: int, height: int, own: float, work: float, straight: bool
 ) -> tuple[Affine, int, int, Any]:
@@ -234,9 +226,7 @@ def _grid(
         if abs(factor - round(factor)) < 0.01 * factor:  # 10 m to 30 m, which a projection stretches a little, is three by three
             factor = round(factor)
         return transform * Affine.scale(factor), math.ceil(width / factor - 0.01), math.ceil(height / factor - 0.01), crs
-    to_degrees = Transformer.from_crs(CRS.from_user_input(crs), "EPSG:4326", always_xy=True)
-    lon, lat = to_degrees.transform(*(transform * (width / 2, height / 2)))
-    utm = rasterio.crs.CRS.from_epsg((32600 if lat >= 0 else 32700) + int((lon + 180) // 6) % 60 + 1)
+    utm = rasterio.crs.CRS.from_epsg(int(utm_epsg(*center(crs, transform, width, height))))
     corners = [transform * corner for corner in ((0, 0), (width, 0), (0, height), (width, height))]
     xs, ys = zip(*corners)
     bounds = min(xs), min(ys), max(xs), max(ys)

@@ -13,13 +13,14 @@ import xarray as xr
 from scipy.spatial import KDTree
 from tqdm import tqdm
 
-from sat2dem_core.training.loader import Data
 from sat2dem_core.config import Config
+from sat2dem_core.dataset.normalize import Normalization
+from sat2dem_core.dataset.parts import Data
+from sat2dem_core.dataset.scenes import open_scene
+from sat2dem_core.dataset.splits import block_of
+from sat2dem_core.dataset.tiles import Tiles, cut
 from sat2dem_core.errors import NoTiles
 from sat2dem_core.evaluation.scoring import evaluate
-from sat2dem_core.dataset.normalize import Normalization
-from sat2dem_core.dataset.scenes import open_scene
-from sat2dem_core.dataset.tiles import Tiles, block_of, cut
 from sat2dem_core.training.trainer import train
 
 

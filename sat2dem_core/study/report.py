@@ -9,14 +9,14 @@ import pandas as pd
 
 from sat2dem_core.config import Config, preset
 from sat2dem_core.errors import InvalidConfig
+from sat2dem_core.evaluation.bootstrap import paired_difference
 from sat2dem_core.evaluation.scoring import trained_question
 from sat2dem_core.rasters.atomic import replacing
 from sat2dem_core.study.runner import read_table, tile_errors
-from sat2dem_core.evaluation.bootstrap import compare
 
 METRICS = ("MAE", "RMSE", "SSIM", "R2")
 REPEATS = ("seed", "version")  # what a run is repeated over: trainings, and splits
-SIDE = 2  # of the blocks of ground that are drawn anew, tiles
+BLOCK_SIDE = 2  # of the blocks of ground that are drawn anew, tiles
 
 
 def summarize(table: pd.DataFrame, question: str = "trained") -> pd.DataFrame:
@@ -81,7 +81,7 @@ class _Errors:
         ground = tiles.drop_duplicates("tile").set_index("tile").loc[self.values.columns]
         if self.values.isna().to_numpy()[:, ground.pixels > 0].any():
             raise InvalidConfig(f"the runs of {path} were scored on different tiles: compare those of one split")
-        side = SIDE * int(self.rows.tile.iloc[0])
+        side = BLOCK_SIDE * int(self.rows.tile.iloc[0])
         self.pixels, self.blocks = ground.pixels.values, list(zip(ground.row // side, ground.column // side))
 
     def by_seed(self, chosen: np.ndarray) -> np.ndarray:
@@ -136,7 +136,7 @@ def effects(path: str | os.PathLike, question: str = "relief") -> pd.DataFrame:
 
 
 def _compared(found: _Errors, of: np.ndarray, reference: np.ndarray) -> dict:
-    apart = compare(found.by_seed(of), found.by_seed(reference), found.pixels, found.blocks)
+    apart = paired_difference(found.by_seed(of), found.by_seed(reference), found.pixels, found.blocks)
     return {"difference": apart.value, "low": apart.low, "high": apart.high, "p": apart.p, "noise": apart.noise}
 
 

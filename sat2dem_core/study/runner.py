@@ -25,13 +25,14 @@ from filelock import FileLock
 from scipy.spatial import KDTree
 from tqdm import tqdm
 
-from sat2dem_core.training.loader import processor
-from sat2dem_core.training.checkpoints import Run, code_version, digest
 from sat2dem_core.config import Config, preset
+from sat2dem_core.dataset.tiles import Tiles
+from sat2dem_core.digest import digest
 from sat2dem_core.errors import InvalidConfig, choose
 from sat2dem_core.evaluation.scoring import Evaluation, evaluate
+from sat2dem_core.models.device import processor
 from sat2dem_core.rasters.atomic import replacing
-from sat2dem_core.dataset.tiles import Tiles
+from sat2dem_core.training.checkpoints import Run
 from sat2dem_core.training.trainer import train
 
 SCORING = ("scoring", "measures", "baselines", "terrain", "drainage", "runner")  # the modules that decide how a run is scored
@@ -60,7 +61,7 @@ def _runs(content: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _read(path: str | os.PathLike) -> dict[str, Any]:
     try:
-        content = tomllib.loads(Path(path).read_text())
+        content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, tomllib.TOMLDecodeError) as error:
         raise InvalidConfig(f"{path} cannot be read as a study ({error}): give a TOML file") from error
     unknown = content.keys() - {"preset", "part", "drainage", "grid"}
@@ -193,4 +194,4 @@ def provenance(run: Run | None = None) -> dict[str, str]:
     if run:
         environment = json.loads((run.folder / "environment.json").read_text())
     machine = f"{environment['device']}, {environment['threads']} threads, torch {environment['torch']}"
-    return {"commit": commit, "code": code_version(), "scoring": digest(SCORING), "machine": machine}
+    return {"commit": commit, "code": digest(), "scoring": digest(SCORING), "machine": machine}

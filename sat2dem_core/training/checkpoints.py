@@ -8,10 +8,8 @@ the moment the checkpoint changes; ``best.previous.json`` is the one before. No 
 import hashlib
 import json
 import os
-import time
 import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,11 +22,12 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from sat2dem_core.config import Config
-from sat2dem_core.errors import CannotWrite, DamagedCheckpoint, RunBusy, RunExists
-from sat2dem_core.rasters.atomic import cannot_write, replacing
-from sat2dem_core.models.methods import Method, build_method
-from sat2dem_core.models.networks import UNet, pick_device
 from sat2dem_core.dataset.normalize import Normalization, scale_image
+from sat2dem_core.errors import CannotWrite, DamagedCheckpoint, RunExists
+from sat2dem_core.models.device import pick_device
+from sat2dem_core.models.methods import Method, build_method
+from sat2dem_core.models.networks import UNet
+from sat2dem_core.rasters.atomic import replacing
 
 
 def save_checkpoint(folder: Path, name: str, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
@@ -86,44 +85,6 @@ def load_whole(folder: Path, name: str) -> tuple[dict[str, Tensor], dict[str, An
         return content
 
 
-@contextmanager
-def claimed(folder: Path) -> Iterator[None]:
-    """Let no other process write into the folder meanwhile, and clear what a killed one left half-written.
-
-    The lock is the operating system's, on the folder itself: it ends with the process, however that ends. Where there
-    is none (Windows, a mounted Drive) nothing is locked.
-
-    Raises:
-        RunBusy: another process has it.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise cannot_write(folder, error) from error
-    handle, patience = None, time.monotonic() + 5  # who only looks whether a run is finished is soon gone again
-    with suppress(ImportError, OSError):
-        import fcntl
-
-        handle = os.open(folder, os.O_RDONLY)
-        while True:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > patience:
-                    os.close(handle)
-                    said = f"another process is at work in {folder}: wait for it, or choose another folder"
-                    raise RunBusy(said) from None
-                time.sleep(0.1)
-    try:
-        for part in folder.glob(".*.[0-9]*"):
-            part.unlink(missing_ok=True)
-        yield
-    finally:
-        if handle is not None:
-            os.close(handle)
-
-
 def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read a checkpoint from its JSON file.
 
@@ -135,7 +96,7 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     advice = "copy the checkpoint again, or train it again"
     try:
-        meta = json.loads(path.read_text())
+        meta = json.loads(path.read_text(encoding="utf-8"))
         weights, checksum = path.with_name(meta["weights"]), meta["sha256"]
         content = weights.read_bytes()
     except OSError as error:
@@ -150,15 +111,23 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise DamagedCheckpoint(f"{weights} is no safetensors file ({error}): {advice}") from error
 
 
-def same_run(meta: dict[str, Any], identity: dict[str, Any], folder: Path) -> None:
+def same_run(meta: dict[str, Any], identity: dict[str, Any], folder: Path, accept_changed_code: bool = False) -> None:
     """Raise RunExists where a checkpoint's config, data or code are not those of ``identity``."""
-    for part, value in identity.items():
-        if meta.get(part) != value:
+    for part in ("config", "data"):
+        if meta.get(part) != identity[part]:
             there, here = meta.get("config", {}), identity["config"]
             other = ", ".join(f"{name}={there.get(name)}" for name in here if there.get(name) != here[name])
             raise RunExists(
                 f"{folder} holds a run with other {part}{other and f' ({other})'}: choose another folder, or remove it"
             )
+    there, here = meta.get("code"), identity["code"]
+    if there != here and not accept_changed_code:
+        known = there if isinstance(there, dict) else {}  # a run of a version that kept one checksum for all
+        changed = ", ".join(name for name in here if known.get(name) != here[name])
+        raise RunExists(
+            f"{folder} holds a run of other code (changed since: {changed}): --accept-changed-code goes on with it all the "
+            "same; or choose another folder"
+        )
 
 
 @dataclass(frozen=True)
@@ -236,19 +205,3 @@ class Run:
 
     def model(self, checkpoint: str = "best") -> Model:
         return load_model(self.folder / f"{checkpoint}.json")
-
-
-def cache_folder() -> Path:
-    """Where runs without a folder of their own are kept: ``$SAT2DEM_CACHE``, else ``~/.cache/sat2dem``."""
-    return Path(os.environ.get("SAT2DEM_CACHE") or Path.home() / ".cache" / "sat2dem")
-
-
-def digest(modules: Iterable[str]) -> str:
-    """Checksum of modules of this package."""
-    folder = Path(__file__).parents[1]
-    return hashlib.sha256(b"".join(next(folder.rglob(f"{name}.py")).read_bytes() for name in modules)).hexdigest()[:12]
-
-
-def code_version() -> str:
-    """Checksum of the modules that decide a run's outcome, so that it is never mistaken for one of other code."""
-    return digest("config scenes tiles normalize attention networks losses methods loader trainer".split())

@@ -1,7 +1,6 @@
 """One training loop for every method: seeded, logged, checkpointed, resumable, on one device or several.
 
-A run is a folder that explains itself: ``config.json``, ``environment.json``, ``log.csv``, ``curves.png``,
-``examples.png``, the checkpoints ``best`` (lowest validation MAE) and ``last``, and of each the one before. Every epoch
+A run is a folder that explains itself: ``config.json``, ``environment.json``, ``log.csv``, the checkpoints ``best`` (lowest validation MAE) and ``last``, and of each the one before. Every epoch
 draws its order, flips and crops from (seed, epoch) and every step its dropout from (seed, step), so a run that was
 interrupted and resumed sees what an uninterrupted one would have seen.
 """
@@ -17,35 +16,37 @@ import warnings
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import torch
 import torch.distributed as dist
-import xarray as xr
 from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from tqdm import tqdm
 
-from sat2dem_core.training.loader import (
-    Batch, Batches, Data, first_alone, is_out_of_memory, join, memory_advice, prepare, processor, together,
-)
-from sat2dem_core.training.checkpoints import (
-    Model, Run, cache_folder, claimed, code_version, load_whole, restore_weights, same_run, save_checkpoint,
-)
 from sat2dem_core.config import Config
+from sat2dem_core.dataset.parts import Data, prepare
+from sat2dem_core.digest import module_digests
 from sat2dem_core.errors import InvalidConfig, NonFiniteLoss, OutOfMemory
-from sat2dem_core.rasters.atomic import replacing
+from sat2dem_core.models.device import is_out_of_memory, memory_advice, pick_device, processor
 from sat2dem_core.models.methods import build_method
-from sat2dem_core.models.networks import pick_device
+from sat2dem_core.paths import cache_folder
+from sat2dem_core.rasters.atomic import claimed, replacing
+from sat2dem_core.training.checkpoints import Model, Run, load_whole, restore_weights, same_run, save_checkpoint
+from sat2dem_core.training.distributed import first_alone, join, together
+from sat2dem_core.training.loader import Batch, Batches
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 SAVE_SECONDS = 600  # between two saves, where validations are further apart
 
 
 def train(
-    config: Config, *, scene: xr.Dataset | None = None, data: Data | None = None, run: str | os.PathLike | None = None,
-    progress: bool = True, tensorboard: bool = False,
+    config: Config, *, scene: "xr.Dataset | None" = None, data: Data | None = None, run: str | os.PathLike | None = None,
+    progress: bool = True, tensorboard: bool = False, accept_changed_code: bool = False,
 ) -> Run:
     """Train, resume or load a run.
 
@@ -61,6 +62,7 @@ def train(
             that the same run is trained only once.
         progress: show a progress bar.
         tensorboard: write the log for TensorBoard too.
+        accept_changed_code: go on with a run that other code began, where by default that is refused.
 
     Raises:
         RunExists: the folder holds a run of another config, data or code.
@@ -72,13 +74,13 @@ def train(
     device, rank, processes = join(pick_device())
     with first_alone(rank, processes):  # it may have to download something
         data = prepare(config, scene) if data is None else data
-    identity = {"config": asdict(config), "data": data.fingerprint(), "code": code_version()}
+    identity = {"config": asdict(config), "data": data.fingerprint(), "code": module_digests()}
     if run is None:
         key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
         run = cache_folder() / "runs" / f"{config.method}-{config.normalization}-{key}"
     trainer = _Trainer(config, data, Path(run), identity, device, rank, processes)
     with together(processes, run), nullcontext() if rank else claimed(trainer.folder):
-        trainer.resume()
+        trainer.resume(accept_changed_code)
         trainer.fit(progress and not rank, tensorboard and not rank)
     return Run(Path(run), data)
 
@@ -138,10 +140,6 @@ class _Trainer:
                         if board:
                             for name in row:
                                 board.add_scalar(name, row[name], self.step)
-        if not self.rank and not (self.folder / "examples.png").exists():
-            from sat2dem_core.pictures.plots import draw_run  # pyplot takes half a second to import
-
-            draw_run(Run(self.folder, self.data))
         if self.processes > 1:
             dist.barrier()  # nobody reads what the first has not written
 
@@ -268,14 +266,14 @@ class _Trainer:
         save_checkpoint(self.folder, "last", self._weights() | state, meta)
         self.saved = time.monotonic()
 
-    def resume(self) -> None:
+    def resume(self, accept_changed_code: bool) -> None:
         """Take up the folder's run where its last checkpoint left it, if there is one."""
         with first_alone(self.rank, self.processes):  # it may have to mend something
             found = load_whole(self.folder, "last")
         if found is None:
             return
         tensors, meta = found
-        same_run(meta, self.identity, self.folder)
+        same_run(meta, self.identity, self.folder, accept_changed_code)
         changed = [f"{name} {was} is now {self.environment.get(name)}"
                    for name, was in meta["environment"].items() if was != self.environment.get(name)]
         if changed and meta["step"] < self.steps:

@@ -9,8 +9,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from pyproj import Transformer
 
-from sat2dem_core.errors import InvalidRegion, NoTiles
 from sat2dem_core.dataset.grid import PIXELS, RESOLUTION, SIDE, Cell, block_split, cell_at, cells, overlaps, read_region
+from sat2dem_core.errors import InvalidRegion, NoTiles
 
 BORDER = (-6.3, 40.6, -5.7, 41.0)  # two zones meet at 6 degrees west
 

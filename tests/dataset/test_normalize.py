@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from sat2dem_core.errors import FlatElevation, NoElevation, UnknownName
 from sat2dem_core.dataset.normalize import NORMALIZATIONS, Normalization, scale_image, tile_minimum
+from sat2dem_core.errors import FlatElevation, NoElevation, UnknownName
 
 
 @st.composite

@@ -7,10 +7,11 @@ import pytest
 import rasterio
 import xarray as xr
 
-from sat2dem_core.errors import CannotWrite, DamagedStore, UnknownName
-from sat2dem_core.dataset.paper_folders import export_folders, import_folders
+from sat2dem_core.dataset.building import assemble
 from sat2dem_core.dataset.grid import PIXELS, Cell
-from sat2dem_core.dataset.store import CHUNK, assemble, open_store
+from sat2dem_core.dataset.paper_folders import export_folders, import_folders
+from sat2dem_core.dataset.store import CHUNK, open_store
+from sat2dem_core.errors import CannotWrite, DamagedStore, UnknownName
 
 SIZE = (PIXELS, PIXELS)
 

@@ -7,10 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter, shift
 
+from sat2dem_core.dataset.building import assemble
 from sat2dem_core.dataset.grid import Cell
-from sat2dem_core.pictures.plots import hillshade, quality_figure
 from sat2dem_core.dataset.quality import Limits, elevation_histogram, inspect, misregistration
-from sat2dem_core.dataset.store import assemble
+from sat2dem_core.pictures.plots import quality_figure
+from sat2dem_core.terrain import hillshade
 
 SUN = 150.0, 40.0
 

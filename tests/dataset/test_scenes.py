@@ -6,10 +6,9 @@ from rasterio.transform import Affine, from_origin
 from rasterio.warp import Resampling, calculate_default_transform, reproject, transform_bounds
 from rasterio.windows import Window
 
-from sat2dem_core.errors import (
-    MissingCRS, NoElevation, NoOverlap, UnknownName, UnreadableRaster, UnsupportedImagery,
-)
-from sat2dem_core.dataset.scenes import ground_sampling_distance, open_pair, open_scene
+from sat2dem_core.dataset.scenes import open_pair, open_scene
+from sat2dem_core.errors import MissingCRS, NoElevation, NoOverlap, UnknownName, UnreadableRaster, UnsupportedImagery
+from sat2dem_core.rasters.grids import ground_sampling_distance
 
 WEST, NORTH = 450_000.0, 4_480_000.0
 

@@ -14,9 +14,9 @@ from odc.geo.geobox import GeoBox
 from pyproj import Transformer
 
 from sat2dem_core.dataset import stac
-from sat2dem_core.config import Request, Source, source
-from sat2dem_core.errors import EmptySearch, InvalidRegion, MissingAsset, UnknownName, Unreachable
+from sat2dem_core.dataset.catalogs import Request, Source, source
 from sat2dem_core.dataset.stac import composite, elevation, search, tile, to_uint8
+from sat2dem_core.errors import EmptySearch, InvalidRegion, MissingAsset, UnknownName, Unreachable
 
 
 @pytest.fixture

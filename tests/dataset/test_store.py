@@ -18,13 +18,16 @@ import zarr
 from catalog import BORDER
 from dask.distributed import Client, LocalCluster
 
+from sat2dem_core.config import preset
 from sat2dem_core.dataset import stac, store
-from sat2dem_core.training.checkpoints import load_checkpoint
-from sat2dem_core.config import Request, preset, source
-from sat2dem_core.errors import DamagedStore, EmptySearch, NoTiles, Unreachable, WrongShape
+from sat2dem_core.dataset.building import assemble, build
+from sat2dem_core.dataset.catalogs import Request, source
 from sat2dem_core.dataset.grid import PIXELS, SIDE, Cell
-from sat2dem_core.dataset.store import assemble, build, open_store, read_parts, read_tiles
-from sat2dem_core.training.trainer import prepare, train
+from sat2dem_core.dataset.parts import prepare
+from sat2dem_core.dataset.store import open_store, read_parts, read_tiles
+from sat2dem_core.errors import DamagedStore, EmptySearch, NoTiles, Unreachable, WrongShape
+from sat2dem_core.training.checkpoints import load_checkpoint
+from sat2dem_core.training.trainer import train
 
 REGION = (-6.04, 40.85, -5.96, 40.91)  # tiles of two UTM zones
 

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sat2dem_core.dataset.splits import block_of, divide, paper_split, split_groups
+from sat2dem_core.dataset.tiles import check_tile_size, cut
 from sat2dem_core.errors import NoTiles, WrongShape
-from sat2dem_core.dataset.tiles import block_of, check_tile_size, cut, divide, paper_split, split_groups
 
 # From the paper's facts: SHA-256 of the comma-joined tile numbers of each split's three parts.
 CHECKSUMS = {

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter, uniform_filter
 
-from sat2dem_core.evaluation.drainage import Drainage, channels
 from sat2dem_core.errors import InvalidConfig, WrongShape
+from sat2dem_core.evaluation.drainage import Drainage, channels
 
 GSD = 30.0, 20.0
 AREA = 600 * 324.0  # m²: 324 pixels of GSD

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from torchmetrics.functional import mean_absolute_error, mean_squared_error, r2_score
 from torchmetrics.functional.image import structural_similarity_index_measure
 
-from sat2dem_core.evaluation import measures
 from sat2dem_core.errors import NoTiles, WrongShape
+from sat2dem_core.evaluation import measures
 from sat2dem_core.evaluation.measures import Measures, Tally, ssim
 
 GSD = (30.0, 20.0)

@@ -9,13 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torchmetrics.functional.image import structural_similarity_index_measure
 
+from sat2dem_core.dataset.normalize import Normalization
+from sat2dem_core.dataset.parts import prepare
+from sat2dem_core.errors import NoTiles, UnknownName, UnreadableRaster, WrongShape
 from sat2dem_core.evaluation import scoring
 from sat2dem_core.evaluation.baselines import tile_mean
-from sat2dem_core.errors import NoTiles, UnknownName, UnreadableRaster, WrongShape
-from sat2dem_core.evaluation.scoring import QUESTIONS, elevations, evaluate, put_question, score, trained_question
 from sat2dem_core.evaluation.measures import CLASSES
-from sat2dem_core.dataset.normalize import Normalization
-from sat2dem_core.training.trainer import prepare
+from sat2dem_core.evaluation.scoring import QUESTIONS, elevations, evaluate, to_target, trained_question
+from sat2dem_core.evaluation.two_rasters import score
 
 
 def tiles(seed: int, count: int = 3, size: int = 32) -> torch.Tensor:
@@ -28,7 +29,7 @@ def tiles(seed: int, count: int = 3, size: int = 32) -> torch.Tensor:
 def test_adding_a_constant_changes_no_answer_of_relief(constant, seed, question):
     dem = tiles(seed).double()
     dem[0, :4] = torch.nan
-    torch.testing.assert_close(put_question(dem + constant, question), put_question(dem, question), equal_nan=True)
+    torch.testing.assert_close(to_target(dem + constant, question), to_target(dem, question), equal_nan=True)
 
 
 def test_questions_take_mean_or_minimum_of_each_tile():
@@ -40,13 +41,13 @@ def test_questions_take_mean_or_minimum_of_each_tile():
         "relief": torch.tensor([[[-1.0, 1, nan]], [[-10, 20, -10]]]),
     }
     for question in QUESTIONS:
-        torch.testing.assert_close(put_question(dem, question), expected[question], equal_nan=True)
+        torch.testing.assert_close(to_target(dem, question), expected[question], equal_nan=True)
     assert tile_mean(dem).flatten().tolist() == [2, 20]
 
 
 def test_unknown_question_lists_the_valid_ones():
     with pytest.raises(UnknownName, match="unknown question 'slope': choose one of absolute, above minimum, relief"):
-        put_question(tiles(0), "slope")
+        to_target(tiles(0), "slope")
 
 
 class Oracle:

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from sat2dem_core.models.attention import ATTENTIONS, FORMS, GAM, build_attention
 from sat2dem_core.errors import UnknownName, WrongShape
+from sat2dem_core.models.attention import ATTENTIONS, FORMS, GAM, build_attention
 from sat2dem_core.models.networks import UNet
 
 

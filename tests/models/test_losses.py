@@ -3,8 +3,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sat2dem_core.models import losses
 from sat2dem_core.errors import WrongShape
+from sat2dem_core.models import losses
 from sat2dem_core.models.losses import Proposal
 
 
@@ -24,17 +24,17 @@ def test_second_order_sees_curvature_and_no_plane():
 
 
 def test_slope_is_in_meters_per_meter_and_knows_no_direction():
-    rise = losses.slope(ramp(x=3), ramp(), meters=10.0, gsd=(30.0, 30.0))  # 30 m on 30 m
+    rise = losses.slope_loss(ramp(x=3), ramp(), meters=10.0, gsd=(30.0, 30.0))  # 30 m on 30 m
     assert rise.item() == pytest.approx(1)
-    turned = losses.slope(ramp(y=3), ramp(), meters=10.0, gsd=(30.0, 30.0))
+    turned = losses.slope_loss(ramp(y=3), ramp(), meters=10.0, gsd=(30.0, 30.0))
     assert turned.item() == pytest.approx(rise.item())
-    stretched = losses.slope(ramp(x=3), ramp(), meters=10.0, gsd=(30.0, 60.0))
+    stretched = losses.slope_loss(ramp(x=3), ramp(), meters=10.0, gsd=(30.0, 60.0))
     assert stretched.item() == pytest.approx(0.5)
 
 
 def test_slope_of_a_perfect_prediction_has_a_finite_gradient():
     fake = ramp(x=1).requires_grad_()
-    losses.slope(fake, ramp(x=1), 1.0, (30.0, 30.0)).backward()
+    losses.slope_loss(fake, ramp(x=1), 1.0, (30.0, 30.0)).backward()
     assert fake.grad.isfinite().all()
 
 
@@ -43,7 +43,7 @@ def test_slope_of_a_perfect_prediction_has_a_finite_gradient():
 def test_gradient_losses_ignore_a_constant_offset(offset):
     torch.manual_seed(0)
     a, b = torch.randn(2, 1, 8, 8, dtype=torch.float64), torch.randn(2, 1, 8, 8, dtype=torch.float64)
-    for loss in (losses.first_order, losses.second_order, lambda p, t: losses.slope(p, t, 10.0, (30.0, 30.0))):
+    for loss in (losses.first_order, losses.second_order, lambda p, t: losses.slope_loss(p, t, 10.0, (30.0, 30.0))):
         torch.testing.assert_close(loss(a + offset, b), loss(a, b))
 
 
@@ -55,8 +55,8 @@ def test_shapes_that_would_broadcast_are_refused():
 
 def test_adversarial_loss_is_low_for_the_right_verdict():
     sure = torch.full((1, 1, 2, 2), 8.0)
-    assert losses.judged(sure, real=True) < 0.01 < 5 < losses.judged(sure, real=False)
-    assert losses.judged(torch.zeros(1, 1, 2, 2), real=True).item() == pytest.approx(0.6931, abs=1e-4)
+    assert losses.adversarial_loss(sure, real=True) < 0.01 < 5 < losses.adversarial_loss(sure, real=False)
+    assert losses.adversarial_loss(torch.zeros(1, 1, 2, 2), real=True).item() == pytest.approx(0.6931, abs=1e-4)
 
 
 def test_gradient_penalty_of_a_linear_critic_is_known():

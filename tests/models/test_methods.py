@@ -3,16 +3,17 @@ import itertools
 import pytest
 import torch
 
+from sat2dem_core.config import preset
+from sat2dem_core.dataset.normalize import NORMALIZATIONS
+from sat2dem_core.dataset.parts import prepare
+from sat2dem_core.dataset.scenes import open_scene
+from sat2dem_core.errors import UnknownName, WrongShape
 from sat2dem_core.models import methods
 from sat2dem_core.models.attention import ATTENTIONS
-from sat2dem_core.training.checkpoints import load_model
-from sat2dem_core.config import preset
-from sat2dem_core.errors import UnknownName, WrongShape
 from sat2dem_core.models.methods import METHODS, build_method
 from sat2dem_core.models.networks import PatchGAN
-from sat2dem_core.dataset.normalize import NORMALIZATIONS
-from sat2dem_core.dataset.scenes import open_scene
-from sat2dem_core.training.trainer import prepare, train
+from sat2dem_core.training.checkpoints import load_model
+from sat2dem_core.training.trainer import train
 
 SMALL = {"tile": 32, "stride": 96, "features": 16, "critic_features": 16, "steps": 2, "batch": 2}
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from sat2dem_core.models.attention import build_attention
 from sat2dem_core.errors import DamagedCheckpoint
+from sat2dem_core.models.attention import build_attention
 from sat2dem_core.models.losses import Proposal, first_order
 from sat2dem_core.models.networks import PatchGAN, UNet, load_paper_weights
 

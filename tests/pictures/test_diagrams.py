@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import nn
 
-from sat2dem_core.pictures import diagrams
-from sat2dem_core.models.attention import build_attention
 from sat2dem_core.config import preset
 from sat2dem_core.errors import UnknownName
+from sat2dem_core.models.attention import build_attention
 from sat2dem_core.models.methods import build_method
 from sat2dem_core.models.networks import PatchGAN, UNet
+from sat2dem_core.pictures import diagrams
 
 SVG = "{http://www.w3.org/2000/svg}"
 

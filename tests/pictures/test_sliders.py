@@ -11,8 +11,8 @@ from browser import AS_NOTEBOOK, pixels
 from matplotlib.figure import Figure
 from PIL import Image
 
-from sat2dem_core.pictures import sliders
 from sat2dem_core.errors import CannotWrite, UnsupportedImagery, WrongShape
+from sat2dem_core.pictures import sliders
 from sat2dem_core.pictures.sliders import COMPARE_BUDGET, FRAMES_BUDGET, compare, frames
 
 RED, GREEN, BLUE, GRAY = (200, 30, 30), (30, 160, 30), (30, 30, 200), (128, 128, 128)

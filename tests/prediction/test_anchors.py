@@ -10,8 +10,8 @@ import shapely
 from pyproj import Transformer
 from rasterio.transform import from_origin
 
-from sat2dem_core.prediction.anchors import SURFACES
 from sat2dem_core.errors import InvalidAnchors, MissingCRS, UnknownName
+from sat2dem_core.prediction.anchors import SURFACES
 from sat2dem_core.prediction.pipeline import predict
 
 

@@ -11,14 +11,15 @@ import rioxarray
 import xarray as xr
 from dask.distributed import Client
 
-from sat2dem_core.prediction import pieces, pipeline
-from sat2dem_core.training.checkpoints import claimed
+from sat2dem_core.dataset.scenes import open_scene
 from sat2dem_core.errors import CannotWrite, InvalidConfig, NoTiles, OutputExists, RunBusy, UnsupportedImagery
+from sat2dem_core.paths import data_folder
+from sat2dem_core.prediction import pieces, pipeline
 from sat2dem_core.prediction.mosaic import starts
 from sat2dem_core.prediction.pipeline import predict
-from sat2dem_core.dataset.scenes import data_folder, open_scene
-from sat2dem_core.training.trainer import train
 from sat2dem_core.prediction.weights import DEFAULT, pack
+from sat2dem_core.rasters.atomic import claimed
+from sat2dem_core.training.trainer import train
 
 
 def bands(path) -> np.ndarray:
@@ -129,8 +130,8 @@ def test_an_interrupted_prediction_goes_on_where_it_stopped(made, monkeypatch):
 
 
 def test_two_processes_do_not_make_one_file(made, tmp_path, monkeypatch):
-    monkeypatch.setattr("sat2dem_core.training.checkpoints.time.sleep", lambda seconds: None)
-    monkeypatch.setattr("sat2dem_core.training.checkpoints.time.monotonic", iter(range(0, 10**6, 2)).__next__)
+    monkeypatch.setattr("sat2dem_core.rasters.atomic.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("sat2dem_core.rasters.atomic.time.monotonic", iter(range(0, 10**6, 2)).__next__)
     with claimed(parts(tmp_path / "dem.tif")), pytest.raises(RunBusy, match="another process is at work"):
         made("dem.tif")
 

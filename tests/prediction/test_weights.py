@@ -9,10 +9,10 @@ import torch
 from file_server import file_server
 from safetensors.torch import save_file
 
-from sat2dem_core.training.checkpoints import load_model
 from sat2dem_core.errors import DamagedCheckpoint, DamagedDownload, RunExists, UnknownName, UnsafeWeights
-from sat2dem_core.training.trainer import train
 from sat2dem_core.prediction.weights import DEFAULT, load_weights, pack, save_weights, shipped
+from sat2dem_core.training.checkpoints import load_model
+from sat2dem_core.training.trainer import train
 
 
 def test_the_weights_that_ship_are_small_half_precision_and_say_what_they_are():

@@ -5,9 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sat2dem_core.config import Config
+from sat2dem_core.dataset.splits import block_of
+from sat2dem_core.dataset.tiles import cut
 from sat2dem_core.errors import NoTiles
 from sat2dem_core.study.leakage import cross_validate, folds
-from sat2dem_core.dataset.tiles import block_of, cut
 
 
 @given(block=st.sampled_from([1, 2, 4]), count=st.integers(3, 5), seed=st.integers(0, 30))

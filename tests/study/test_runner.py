@@ -9,11 +9,12 @@ import pandas as pd
 import pytest
 import xarray as xr
 
-from sat2dem_core.study import runner
-from sat2dem_core.__main__ import main
-from sat2dem_core.errors import InvalidConfig, UnknownName
+from sat2dem_core.cli import main
+from sat2dem_core.dataset.building import assemble
 from sat2dem_core.dataset.grid import PIXELS, Cell
-from sat2dem_core.dataset.store import assemble, open_store
+from sat2dem_core.dataset.store import open_store
+from sat2dem_core.errors import InvalidConfig, UnknownName
+from sat2dem_core.study import runner
 
 SMALL = "tile = 32\nstride = 96\nfeatures = 4\nsteps = 2\nbatch = 2\n"
 

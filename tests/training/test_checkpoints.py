@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from sat2dem_core.training.checkpoints import load_checkpoint, load_model, save_checkpoint
-from sat2dem_core.rasters.atomic import replacing
 from sat2dem_core.errors import CannotWrite, DamagedCheckpoint, Sat2DEMError
+from sat2dem_core.rasters.atomic import replacing
+from sat2dem_core.training.checkpoints import load_checkpoint, load_model, save_checkpoint
 
 SMALL, LARGE = {"w": torch.arange(6.0).view(2, 3)}, {"w": torch.arange(9000.0)}
 

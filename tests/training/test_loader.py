@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from sat2dem_core.training import loader
-from sat2dem_core.training.loader import Batches, memory_advice, prepare
 from sat2dem_core.config import preset
+from sat2dem_core.dataset.parts import prepare
 from sat2dem_core.errors import InvalidConfig
+from sat2dem_core.models.device import memory_advice
+from sat2dem_core.training import loader
+from sat2dem_core.training.loader import Batches
 
 CPU = torch.device("cpu")
 

@@ -12,15 +12,15 @@ import numpy as np
 import pandas as pd
 import torch
 
+from sat2dem_core.config import preset
 from sat2dem_core.training import trainer
 from sat2dem_core.training.checkpoints import load_checkpoint
-from sat2dem_core.config import preset
 
 SETTINGS = {"tile": 32, "features": 4, "critic_features": 4, "stride": 24, "batch": 5, "steps": 27}
 LOSING = """
 import os, sys, torch
+from sat2dem_core.cli import main
 from sat2dem_core.models import methods
-from sat2dem_core.__main__ import main
 step, calls = methods.Method.step, []
 
 def failing(self, *batch):

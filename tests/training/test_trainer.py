@@ -8,14 +8,15 @@ import pandas as pd
 import pytest
 import torch
 
-from sat2dem_core.training import checkpoints, trainer
-from sat2dem_core.models import methods
-from sat2dem_core.training.checkpoints import load_checkpoint, load_model
+from sat2dem_core.dataset.parts import prepare
 from sat2dem_core.errors import (
-    CannotWrite, DamagedCheckpoint, FlatElevation, InvalidConfig, NoElevation, NonFiniteLoss, NoTiles, OutOfMemory,
+    CannotWrite, DamagedCheckpoint, FlatElevation, InvalidConfig, NoElevation, NoTiles, NonFiniteLoss, OutOfMemory,
     RunExists, UnknownName, WrongShape,
 )
-from sat2dem_core.training.trainer import prepare, train
+from sat2dem_core.models import methods
+from sat2dem_core.training import checkpoints, trainer
+from sat2dem_core.training.checkpoints import load_checkpoint, load_model
+from sat2dem_core.training.trainer import train
 
 
 def weights(run, name="last") -> dict[str, torch.Tensor]:

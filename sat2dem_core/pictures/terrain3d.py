@@ -1,7 +1,7 @@
 """A satellite image draped over its terrain, turning in the browser: plain WebGL, no library, nothing from the net.
 
 Where no script runs (PDF, GitHub, a notebook not trusted) or WebGL does not start, a picture of the same view stands.
-``view3d.html`` beside this module is the template of what a notebook shows.
+``terrain3d.html`` beside this module is the template of what a notebook shows.
 """
 
 import html
@@ -175,7 +175,7 @@ def _fill(
             "WIDTH": str(width), "ASPECT": f"{ASPECT:g}", "PICTURE": data_address(picture, quality=min(quality, 75)),
             "ALT": html.escape(alt), "CAPTION": html.escape(caption), "DATA": json.dumps(data),
         }
-        filled = fill("view3d.html", values)
+        filled = fill("terrain3d.html", values)
         if len(filled.encode()) <= BUDGET:
             break
     return filled

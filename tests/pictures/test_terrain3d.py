@@ -9,9 +9,8 @@ import pytest
 from browser import AS_NOTEBOOK, pixels
 from PIL import Image
 
-from sat2dem_core.pictures import view3d as module
 from sat2dem_core.errors import CannotWrite, NoElevation, UnsupportedImagery, WrongShape
-from sat2dem_core.pictures.view3d import view3d
+from sat2dem_core.pictures.terrain3d import view3d, view3d as module
 
 SQUARE = (30.0, 30.0)
 

@@ -1,0 +1,67 @@
+"""The size of pixels on the ground, and UTM zones."""
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from affine import Affine
+from numpy.typing import ArrayLike
+from pyproj import CRS, Geod, Transformer
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+
+def pixel_size(crs: Any, transform: Affine, width: int, height: int) -> tuple[float, float]:
+    """Size of a raster's pixel on the ground at the raster's center: (down the rows, along the columns) in meters.
+
+    Args:
+        crs: anything that pyproj reads as a coordinate reference system.
+        transform: from column and row to the coordinates of that system; it may be rotated.
+        width, height: px.
+    """
+    x, y = width / 2, height / 2
+    ends = [(x - 0.5, y), (x + 0.5, y), (x, y - 0.5), (x, y + 0.5)]
+    xs, ys = zip(*(transform * end for end in ends))
+    lon, lat = to_degrees(crs).transform(xs, ys)
+    along, down = Geod(ellps="WGS84").inv(lon[::2], lat[::2], lon[1::2], lat[1::2])[2]
+    return down, along
+
+
+def ground_sampling_distance(scene: "xr.Dataset | xr.DataArray") -> tuple[float, float]:
+    """Ground sampling distance of a scene at its center: (down the rows, along the columns) in meters.
+
+    >>> from sat2dem_core import open_scene
+    >>> [round(side) for side in ground_sampling_distance(open_scene())]
+    [167, 127]
+    """
+    return pixel_size(scene.rio.crs, scene.rio.transform(), scene.rio.width, scene.rio.height)
+
+
+def center(crs: Any, transform: Affine, width: int, height: int) -> tuple[float, float]:
+    """Longitude and latitude of a raster's center, degrees."""
+    lon, lat = to_degrees(crs).transform(*(transform * (width / 2, height / 2)))
+    return lon, lat
+
+
+def to_degrees(crs: Any) -> Transformer:
+    """From a coordinate reference system to longitude and latitude on WGS 84, in that order."""
+    return Transformer.from_crs(CRS.from_user_input(crs), "EPSG:4326", always_xy=True)
+
+
+def utm_epsg(lon: ArrayLike, lat: ArrayLike) -> np.ndarray:
+    """EPSG codes of the UTM zones (WGS 84) that points lie in, degrees: arrays of one shape to integers of that shape.
+
+    The zones are those of the EPSG registry, six degrees wide everywhere, without the military grid's exceptions around
+    Norway and Svalbard. pyproj answers the same, but for one point at a time, and a grid has thousands.
+
+    >>> utm_epsg([-3.7, 174.8], [40.4, -41.3])
+    array([32630, 32760])
+    """
+    zone = np.clip((np.asarray(lon) + 180) // 6, 0, 59).astype(int) + 1
+    return np.where(np.asarray(lat) >= 0, 32600, 32700) + zone
+
+
+def square_size(size: tuple[float, float]) -> float:
+    """Side in meters of the square that has a pixel's area."""
+    return math.sqrt(size[0] * size[1])

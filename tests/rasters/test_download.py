@@ -1,0 +1,336 @@
+"""Files from the net are whole or not there, whatever disk and net do."""
+
+import gzip
+import hashlib
+import io
+import json
+import os
+import shutil
+import tarfile
+import time
+import zipfile
+from email.utils import formatdate
+from pathlib import Path
+
+import numpy as np
+import pytest
+from file_server import file_server
+
+from sat2dem_core.dataset.paper_folders import fetch_iberia, listing
+from sat2dem_core.dataset.scenes import ZION_FILES, fetch_zion, open_scene
+from sat2dem_core.errors import CannotWrite, DamagedDownload, Unreachable
+from sat2dem_core.paths import downloads
+from sat2dem_core.rasters import download
+from sat2dem_core.rasters.atomic import part_of
+from sat2dem_core.rasters.download import fetch, unpack
+
+CONTENT = np.random.default_rng(0).bytes(3_000_000)
+SHA256 = f"sha256:{hashlib.sha256(CONTENT).hexdigest()}"
+
+
+@pytest.fixture
+def server(tmp_path):
+    folder = tmp_path / "server"
+    folder.mkdir()
+    (folder / "big.bin").write_bytes(CONTENT)
+    with file_server(folder) as server:
+        yield server
+
+
+@pytest.fixture
+def waits(monkeypatch):
+    """How long it would have waited, each time."""
+    asked = []
+    monkeypatch.setattr(download.time, "sleep", asked.append)
+    return asked
+
+
+@pytest.fixture
+def get(server, tmp_path):
+    """``get()``: fetch the big file."""
+    target = tmp_path / "here" / "big.bin"
+    return lambda checksum=SHA256, **options: fetch(f"{server.url}/big.bin", target, checksum, progress=False, **options)
+
+
+def test_a_file_is_fetched_once(get, server):
+    assert get().read_bytes() == CONTENT
+    assert get().read_bytes() == CONTENT
+    assert server.requests == [("big.bin", None)]
+
+
+def test_md5_does_too_as_zenodo_has_it(get):
+    assert get(f"md5:{hashlib.md5(CONTENT).hexdigest()}").read_bytes() == CONTENT
+
+
+def test_a_broken_transfer_goes_on_where_it_broke(get, server, waits):
+    server.faults["big.bin"] = ["cut", "cut"]
+    assert get().read_bytes() == CONTENT
+    starts = [int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted else 0 for _, wanted in server.requests]
+    assert len(starts) == 3 and starts[0] == 0 and starts[1:] == pytest.approx([1_500_000, 2_250_000], abs=140_000)
+
+
+def test_so_does_the_next_call(get, server, waits, monkeypatch, tmp_path):
+    monkeypatch.setattr(download, "ATTEMPTS", 1)
+    server.faults["big.bin"] = ["cut"]
+    with pytest.raises(Unreachable, match=r"failed 1 times in a row .*the 1,4..,... bytes that came are kept"):
+        get()
+    part = tmp_path / "here/big.bin.part"
+    size = part.stat().st_size
+    assert os.listdir(part.parent) == ["big.bin.part"] and size > 1_400_000
+    assert get().read_bytes() == CONTENT and server.requests[-1] == ("big.bin", f"bytes={size}-")
+
+
+def test_a_server_without_ranges_starts_over(get, server, waits):
+    server.ranges = False
+    server.faults["big.bin"] = ["cut"]
+    assert get().read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize(("asked", "low", "high"), [("7", 7, 7), ("a date", 20, 31), ("soon", 1, 1), ("9999", 120, 120)])
+def test_too_many_requests_wait_as_long_as_the_server_asks(get, server, waits, asked, low, high):
+    asked = asked.replace("a date", formatdate(time.time() + 30, usegmt=True))
+    server.faults["big.bin"] = [(429, {"Retry-After": asked})]
+    assert get().read_bytes() == CONTENT
+    assert len(waits) == 1 and low <= waits[0] <= high
+
+
+def test_trouble_at_the_server_is_waited_out_longer_each_time(get, server, waits):
+    server.faults["big.bin"] = [500, 502, 503]
+    assert get().read_bytes() == CONTENT and waits == [1, 2, 4]
+
+
+def test_and_not_for_ever(get, server, waits):
+    server.faults["big.bin"] = [500] * 20
+    with pytest.raises(Unreachable, match="failed 5 times in a row.*500.*try later"):
+        get()
+    assert len(server.requests) == 5
+
+
+def test_a_stalled_transfer_ends(get, server, waits, monkeypatch):
+    monkeypatch.setattr(download, "TIMEOUT", 0.3)
+    server.faults["big.bin"] = ["stall"]
+    assert get().read_bytes() == CONTENT and len(waits) == 1
+
+
+def test_what_is_not_there_is_said_at_once(server, tmp_path, waits):
+    with pytest.raises(Unreachable, match="answers 404.*check the address"):
+        fetch(f"{server.url}/none.bin", tmp_path / "none.bin", SHA256, progress=False)
+    assert not waits
+
+
+def test_bytes_that_are_not_the_announced_ones_never_get_the_name(get, server, tmp_path):
+    (server.folder / "big.bin").write_bytes(CONTENT[:-1] + b"x")
+    with pytest.raises(DamagedDownload, match="not what its checksum says.*it was removed"):
+        get()
+    assert not os.listdir(tmp_path / "here")
+
+
+def test_a_truncated_file_on_the_server_is_found_out(get, server, waits):
+    (server.folder / "big.bin").write_bytes(CONTENT[:1000])
+    with pytest.raises(DamagedDownload, match="checksum"):
+        get(size=len(CONTENT))
+
+
+def test_a_damaged_file_of_the_users_is_named_and_kept(get):
+    path = get()
+    path.write_bytes(b"mine")
+    with pytest.raises(DamagedDownload, match=r"big.bin is not the file that .* offers.*remove it"):
+        get()
+    assert path.read_bytes() == b"mine"
+
+
+def test_a_full_disk_while_fetching(get, full_disk):
+    with full_disk(1_000_000), pytest.raises(CannotWrite, match="set SAT2DEM_DATA to another folder"):
+        get()
+
+
+def test_an_answer_is_not_compressed_on_the_way(get, server, waits):
+    """A range of a compressed answer would count other bytes than those in the part file."""
+    server.compress = True
+    server.faults["big.bin"] = ["cut"]
+    assert get().read_bytes() == CONTENT
+    assert server.requests[1][1], "it started over"
+
+
+def test_a_transfer_that_never_gets_further_than_before_ends(get, monkeypatch, waits):
+    tries = []
+
+    def break_off(url, part, *rest):
+        tries.append(url)
+        assert len(tries) < 50, "it goes on for ever"
+        part.write_bytes(CONTENT[: 1000 if len(tries) % 2 else 500])  # without ranges each try starts over
+        raise download.requests.ConnectionError("broken")
+
+    monkeypatch.setattr(download, "_transfer", break_off)
+    with pytest.raises(Unreachable, match="failed 5 times in a row"):
+        get()
+
+
+# ---- unpacking
+
+def archive(path: Path, members: dict[str, bytes]) -> Path:
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path, "w") as file:
+            for name, content in members.items():
+                file.writestr(name, content)
+    else:
+        with tarfile.open(path, "w:gz") as file:
+            for name, content in members.items():
+                info = tarfile.TarInfo(name)
+                info.size = len(content)
+                file.addfile(info, io.BytesIO(content))
+    return path
+
+
+@pytest.mark.parametrize("kind", ["a.zip", "a.tar.gz"])
+def test_unpack_gives_the_members_once(tmp_path, kind):
+    path = archive(tmp_path / kind, {"in/one.txt": b"1", "two.txt": b"2"})
+    folder = unpack(path, tmp_path / "out")
+    assert (folder / "in/one.txt").read_bytes() == b"1" and (folder / "two.txt").read_bytes() == b"2"
+    (folder / "two.txt").write_bytes(b"mine")
+    assert (unpack(path, folder) / "two.txt").read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("kind", ["a.zip", "a.tar.gz"])
+@pytest.mark.parametrize("name", ["../outside.txt", "in/../../outside.txt", "/tmp/outside-sat2dem.txt"])
+def test_members_that_would_escape_are_refused(tmp_path, kind, name):
+    path = archive(tmp_path / kind, {"good.txt": b"1", name: b"evil"})
+    if kind == "a.tar.gz" and name.startswith("/"):  # the standard library makes it relative
+        assert (unpack(path, tmp_path / "out") / name.lstrip("/")).read_bytes() == b"evil"
+    else:
+        with pytest.raises(DamagedDownload, match="outside.*do not trust it"):
+            unpack(path, tmp_path / "out")
+        assert os.listdir(tmp_path) == [kind]
+    assert not Path("/tmp/outside-sat2dem.txt").exists()
+
+
+def test_links_that_lead_outside_are_refused(tmp_path):
+    with tarfile.open(tmp_path / "a.tar", "w") as file:
+        info = tarfile.TarInfo("link")
+        info.type, info.linkname = tarfile.SYMTYPE, "../../secret"
+        file.addfile(info)
+    with pytest.raises(DamagedDownload, match="do not trust it"):
+        unpack(tmp_path / "a.tar", tmp_path / "out")
+    assert os.listdir(tmp_path) == ["a.tar"]
+
+
+@pytest.mark.parametrize("rest", [b"", bytes(100_500)], ids=["truncated", "spoiled"])
+@pytest.mark.parametrize("kind", ["a.zip", "a.tar.gz"])
+def test_a_damaged_archive_leaves_nothing(tmp_path, kind, rest):
+    path = archive(tmp_path / kind, {"one.txt": CONTENT[:200_000]})
+    path.write_bytes(path.read_bytes()[:100_000] + rest)
+    with pytest.raises(DamagedDownload, match="cannot be unpacked.*fetch it again"):
+        unpack(path, tmp_path / "out")
+    assert os.listdir(tmp_path) == [kind]
+
+
+def test_an_archive_whose_second_half_is_something_else(tmp_path):
+    plain = gzip.decompress(archive(tmp_path / "a.tar.gz", {"one.txt": CONTENT[:200_000]}).read_bytes())
+    (tmp_path / "a.tar.gz").write_bytes(gzip.compress(plain[:100_000]) + b"<html>Too many requests</html>")
+    with pytest.raises(DamagedDownload, match="a.tar.gz cannot be unpacked"):
+        unpack(tmp_path / "a.tar.gz", tmp_path / "out")
+    assert os.listdir(tmp_path) == ["a.tar.gz"]
+
+
+@pytest.mark.parametrize("kind", ["a.zip", "a.tar.gz"])
+def test_a_bit_that_flipped_anywhere_is_found_or_harmless(tmp_path, kind):
+    path = archive(tmp_path / kind, {"one.txt": bytes(range(256)) * 20})
+    whole = path.read_bytes()
+    for place in np.random.default_rng(0).integers(0, 8 * len(whole), 60):
+        spoiled = bytearray(whole)
+        spoiled[place // 8] ^= 1 << place % 8
+        path.write_bytes(spoiled)
+        try:
+            shutil.rmtree(unpack(path, tmp_path / "out"))
+        except DamagedDownload:
+            assert os.listdir(tmp_path) == [kind]
+
+
+@pytest.mark.parametrize("kind", ["a.zip", "a.tar.gz"])
+def test_a_full_disk_while_unpacking_is_one_sentence_and_leaves_nothing(tmp_path, kind, full_disk):
+    path = archive(tmp_path / kind, {"one.txt": CONTENT[:200_000]})
+    with full_disk(100_000) as reason, pytest.raises(CannotWrite, match=rf"cannot write .*out \({reason}\).*make room"):
+        unpack(path, tmp_path / "out")
+    assert os.listdir(tmp_path) == [kind]
+
+
+@pytest.mark.parametrize("kind", ["a.zip", "a.tar.gz"])
+def test_an_archive_of_nothing_is_an_empty_folder(tmp_path, kind):
+    assert os.listdir(unpack(archive(tmp_path / kind, {}), tmp_path / "out")) == []
+
+
+def test_an_interrupted_unpacking_starts_over(tmp_path):
+    path = archive(tmp_path / "a.zip", {"one.txt": b"1"})
+    part = part_of(tmp_path / "out")
+    part.mkdir()
+    (part / "left.txt").write_text("half")
+    assert os.listdir(unpack(path, tmp_path / "out")) == ["one.txt"]
+
+
+# ---- data sets
+
+def test_zion_that_is_there_is_not_fetched(shared, monkeypatch):
+    monkeypatch.setenv("SAT2DEM_DATA", str(shared / "data"))
+    monkeypatch.setattr(download.requests, "get", lambda *args, **kwargs: pytest.fail("asked the net"))
+    assert fetch_zion(progress=False) == shared / "data/zion"
+    scene = open_scene("zion")
+    assert scene.rgb.shape == (3, 1428, 1128) and scene.rio.crs == "EPSG:32612"
+    assert 1000 < float(scene.dem.min()) < float(scene.dem.max()) < 2900
+
+
+def test_zion_comes_from_the_net_where_it_is_missing(shared, monkeypatch, tmp_path):
+    monkeypatch.setenv("SAT2DEM_DATA", str(tmp_path))
+    with file_server(shared / "data/zion") as server:
+        server.faults["srtm.tif"] = ["cut"]
+        monkeypatch.setattr(download.time, "sleep", lambda seconds: None)
+        folder = fetch_zion(f"{server.url}/{{1}}?commit={{0}}", progress=False)
+        assert {path.name for path in folder.iterdir()} == set(ZION_FILES)
+    assert fetch_zion("http://127.0.0.1:9/{1}?{0}", progress=False) == folder  # nothing more to ask for
+
+
+def record(server, names: list[str], **changes) -> str:
+    """A Zenodo-like record of files on the server; its address."""
+    listed = []
+    for name in names:
+        content = (server.folder / name).read_bytes()
+        checksum = f"md5:{hashlib.md5(content).hexdigest()}"
+        listed.append({"key": name, "size": len(content), "checksum": checksum, "links": {"self": f"{server.url}/{name}"}} | changes)
+    told = {"id": 14647632, "metadata": {"license": {"id": "cc-by-4.0"}}, "files": listed}
+    (server.folder / "record").write_text(json.dumps(told))
+    return f"{server.url}/record"
+
+
+def test_a_record_tells_its_files_and_its_license(server):
+    found, license = listing(record(server, ["big.bin"]))
+    assert license == "cc-by-4.0"
+    assert found == [{"name": "big.bin", "size": 3_000_000, "checksum": f"md5:{hashlib.md5(CONTENT).hexdigest()}", "url": f"{server.url}/big.bin"}]
+
+
+def test_a_name_in_a_record_cannot_lead_outside(server):
+    assert listing(record(server, ["big.bin"], key="../../big.bin"))[0][0]["name"] == "big.bin"
+
+
+@pytest.mark.parametrize(("content", "said"), [("no json", "does not list files"), ('{"files": [{}]}', "does not list files"), ("[]", "does not list files"), ('{"files": []}', "lists no files")])
+def test_what_is_no_record_is_said(server, content, said):
+    (server.folder / "record").write_text(content)
+    with pytest.raises(Unreachable, match=said):
+        listing(f"{server.url}/record")
+
+
+def test_a_record_that_does_not_answer(server, waits):
+    with pytest.raises(Unreachable, match="does not answer.*404"):
+        listing(f"{server.url}/none")
+    server.faults["none"] = [500] * 9
+    with pytest.raises(Unreachable, match="does not answer.*500"):
+        listing(f"{server.url}/none")
+
+
+def test_the_papers_files_are_fetched_verified_and_unpacked(server, monkeypatch, tmp_path, waits):
+    monkeypatch.setenv("SAT2DEM_DATA", str(tmp_path))
+    archive(server.folder / "tiles.zip", {"original_dem/original_DEM_cell_0.tif": b"tif"})
+    server.faults["tiles.zip"] = [503, "cut"]
+    folder, license = fetch_iberia(record(server, ["tiles.zip", "big.bin"]), progress=False)
+    assert license == "cc-by-4.0" and (folder / "tiles/original_dem/original_DEM_cell_0.tif").read_bytes() == b"tif"
+    asked = len(server.requests)
+    fetch_iberia(f"{server.url}/record", progress=False)
+    assert [name for name, _ in server.requests[asked:]] == ["record"]  # nothing comes twice
