@@ -1,198 +1,331 @@
-"""The module from a shell: ``python -m sat2dem_core`` with ``data``, ``train``, ``predict``, ``evaluate`` or ``study``."""
+"""The command ``sat2dem``: the module from a shell, with ``data``, ``train``, ``predict``, ``evaluate`` and ``study``.
+
+What a verb needs is imported when it runs, so that help appears at once.
+"""
 
 import argparse
 import os
 import sys
 import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any
 
+from sat2dem_core import __version__
 from sat2dem_core.config import PRESETS, Config, meanings, preset
-from sat2dem_core.dataset.catalogs import ZENODO, Request, source
-from sat2dem_core.errors import InvalidConfig, InvalidRegion, Sat2DEMError
+from sat2dem_core.dataset.catalogs import SOURCES, ZENODO, Request, source
+from sat2dem_core.errors import InvalidConfig, InvalidRegion, Sat2DEMError, needs
 from sat2dem_core.rasters.atomic import replacing
+
+EPILOG = """\
+exit status: 0 after success; 1 after an error, which one sentence explains; 2 when the command line cannot be read;
+130 after an interruption (Ctrl+C), after which the same command continues where it stopped.
+"""
+SENSORS = ("sentinel-2", "landsat")
+SURFACES = ("offset", "plane", "quadratic", "cells")
+# Warnings of libraries about themselves, which users cannot act on.
+TECHNICAL = (DeprecationWarning, PendingDeprecationWarning, FutureWarning, RuntimeWarning, ResourceWarning)
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line, every setting of :class:`sat2dem_core.config.Config` an option of ``train``."""
-    top = argparse.ArgumentParser(prog="sat2dem_core", description="One satellite image in, a DEM out.")
-    verbs = top.add_subparsers(dest="verb", required=True)
-
-    _add_data(verbs.add_parser("data", help="build, fetch, check or convert data sets").add_subparsers(dest="what", required=True))
-
-    train = verbs.add_parser(
-        "train", help="train a model, or resume or load the run that is already there",
-        description="Train a model, or resume or load the run that is already there. On several GPUs: python -m "
-        "torch.distributed.run --nproc-per-node 2 -m -- sat2dem_core train ...",
+    """The command line; every setting of :class:`sat2dem_core.config.Config` is an option of ``train``."""
+    top = argparse.ArgumentParser(
+        prog="sat2dem", description="One satellite image in, a Digital Elevation Model (DEM) out.", epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    train.add_argument("--preset", default="cpu", help=f"settings to start from: {', '.join(PRESETS)} (default: cpu)")
-    train.add_argument("--run", metavar="DIR", help="the run's folder (default: a cache folder named after settings and data)")
-    train.add_argument("--tensorboard", action="store_true", help="write the log for TensorBoard too, in the run's folder")
-    train.add_argument("--accept-changed-code", action="store_true", help="go on with a run that other code began")
-    settings = train.add_argument_group("settings", "each in place of the preset's; in brackets the value in preset cpu")
+    top.add_argument("--version", action="version", version=f"sat2dem {__version__}")
+    verbs = top.add_subparsers(dest="verb", required=True, metavar="{data,train,predict,evaluate,study}")
+    data = verbs.add_parser("data", help="build, download, check or convert data sets")
+    _add_data(data.add_subparsers(dest="what", required=True, metavar="{build,iberia,zion,check,export,import}"))
+    _add_train(verbs.add_parser("train", help="train a model, or continue or load the run in a folder"))
+    _add_predict(verbs.add_parser("predict", help="predict the elevation of an image of any size"))
+    _add_evaluate(verbs.add_parser("evaluate", help="score a run on its held-out tiles, or one DEM against another"))
+    _add_study(verbs.add_parser("study", help="train and score every run of a study, and write its table"))
+    return top
+
+
+def _one_of(names: Iterable[str]) -> str:
+    return f"{{{','.join(names)}}}"
+
+
+def _add_train(train: argparse.ArgumentParser) -> None:
+    train.description = (
+        "Train a model, or continue or load the run in a folder. On several GPUs: torchrun --nproc-per-node 2 "
+        "-m sat2dem_core train ..."
+    )
+    train.add_argument(
+        "--preset", default="cpu", metavar=_one_of(PRESETS), help="settings to start from (default: cpu)"
+    )
+    train.add_argument(
+        "--run", metavar="DIR", help="the run's folder (default: a folder of the cache, named after settings and data)"
+    )
+    train.add_argument(
+        "--tensorboard", action="store_true", help="also write the log for TensorBoard, in the run's folder"
+    )
+    train.add_argument(
+        "--accept-changed-code", action="store_true",
+        help="continue a run although the code that decides its result has changed since it began",
+    )
+    settings = train.add_argument_group(
+        "settings", "each replaces the preset's value; the value in brackets is that of preset cpu"
+    )
     for field in fields(Config):
         kind: Any = field.type
-        meaning = f"{meanings()[field.name]} [{field.default}]".replace("%", "%%")
-        settings.add_argument(f"--{field.name.replace('_', '-')}", metavar=kind.__name__.upper(), help=meaning)
-
-    _add_predict(verbs.add_parser("predict", help="elevation for an image of any size, as a Cloud-Optimized GeoTIFF or Zarr"))
-
-    evaluate = verbs.add_parser("evaluate", help="score a run on its held-out tiles beside baselines, or any DEM against another")
-    evaluate.add_argument("what", metavar="DIR | DEM", help="a run's folder, of which the best checkpoint is scored; or a raster")
-    evaluate.add_argument("--truth", metavar="DEM", help="what to score a raster against, on the same grid")
-    evaluate.add_argument("--mask-water", action="store_true", help="leave out water: what is quite level in the truth")
-    evaluate.add_argument("--table", metavar="CSV", help="write every measure")
-
-    study = verbs.add_parser(
-        "study", help="make every run of a study file, and a table with a row a run",
-        description="Make every run of a study file, and a table with a row a run. On several GPUs or machines, a share "
-        "each: python -m torch.distributed.run --nproc-per-node 2 -m -- sat2dem_core study ...",
-    )
-    study.add_argument("study", metavar="STUDY", help="a TOML file: a preset and [[grid]] tables of settings")
-    study.add_argument("table", metavar="CSV", help="the table to write; an interrupted study goes on where it stopped")
-    study.add_argument("--report", metavar="FOLDER", help="write it there as Markdown, LaTeX and a figure, too")
-    return top
+        choices = field.metadata.get("choices")
+        settings.add_argument(
+            f"--{field.name.replace('_', '-')}", metavar=_one_of(choices) if choices else kind.__name__.upper(),
+            help=f"{meanings()[field.name]} [{field.default}]".replace("%", "%%"),
+        )
 
 
 def _add_predict(predict: argparse.ArgumentParser) -> None:
     predict.description = (
-        "Predict the elevation of an image: meters, half the width of an interval that held the truth in 90 % of unseen ground, and how "
-        "far the image is from what the model was trained on (more than 1 is outside). An interrupted prediction goes on where it stopped."
+        "Predict the elevation of an image. The result has three bands: elevation in meters, half the width of a 90 % "
+        "prediction interval in meters, and the distance of the image from the training distribution (above 1, the "
+        "image lies outside it). After an interruption, the same command continues where it stopped."
     )
     predict.add_argument("image", metavar="IMAGE", help="any raster that GDAL reads")
-    predict.add_argument("out", metavar="OUT", help="to write: .tif or .zarr")
+    predict.add_argument(
+        "out", metavar="OUT", help="the DEM to write: a Cloud-Optimized GeoTIFF (.tif) or a Zarr store (.zarr)"
+    )
     predict.add_argument(
         "--weights", nargs="+", metavar="WEIGHTS",
-        help="a name, a .safetensors file, a run's folder, or https://...#sha256=...; several are an ensemble (default: those that ship)",
+        help="a name, a .safetensors file, a run's folder, or https://...#sha256=...; several form an ensemble (default: "
+        "the weights that come with the package)",
     )
-    predict.add_argument("--bands", metavar="R,G,B", help="numbers or names of red, green and blue (default: what the file says)")
-    predict.add_argument("--stretch", nargs=2, type=float, metavar=("LOW", "HIGH"), help="values that become black and white")
-    predict.add_argument("--nodata", metavar="VALUE", help="that means nothing here, or 'none' to ignore what the file declares")
-    predict.add_argument("--gsd", type=float, metavar="METERS", help="to predict at; of an image without a CRS, the size of its pixels")
-    predict.add_argument("--sun", type=float, metavar="AZIMUTH", help="degrees from north (default: morning, by latitude)")
     predict.add_argument(
-        "--anchors", metavar="DEM | CSV | POINTS | LON,LAT,HEIGHT", help="known heights to tie relief to; a negative longitude as --anchors=-112,37,1500"
+        "--bands", metavar="R,G,B",
+        help="numbers or names of the red, green and blue bands (default: as the file declares them)",
     )
-    predict.add_argument("--surface", help="between relief and anchors: offset, plane, quadratic or cells")
-    predict.add_argument("--overlap", type=float, default=0.5, metavar="SHARE", help="of neighboring tiles (default: 0.5)")
-    predict.add_argument("--batch", type=int, default=32, metavar="TILES", help="at once (default: 32)")
-    predict.add_argument("--no-caution", action="store_true", help="do not lower relief where the image is unlike training")
-    predict.add_argument("--scheduler", metavar="ADDRESS", help="of a dask cluster to predict on (default: this process)")
-    predict.add_argument("--overwrite", action="store_true", help="replace what stands at OUT")
+    predict.add_argument(
+        "--stretch", nargs=2, type=float, metavar=("LOW", "HIGH"), help="values that become black and white"
+    )
+    predict.add_argument(
+        "--nodata", metavar="VALUE",
+        help="nodata value of the image; 'none' ignores the declared one (default: the declared one)",
+    )
+    predict.add_argument(
+        "--gsd", type=float, metavar="METERS",
+        help="ground sampling distance (the size of a pixel on the ground) to predict at; for an image without a "
+        "coordinate reference system, the size of its pixels",
+    )
+    predict.add_argument(
+        "--sun", type=float, metavar="AZIMUTH",
+        help="direction of the sun, degrees clockwise from north (default: the morning sun at the image's latitude)",
+    )
+    predict.add_argument(
+        "--anchors", metavar="DEM|CSV|POINTS|LON,LAT,HEIGHT",
+        help="known heights that the predicted relief is tied to; write a negative longitude as --anchors=-112,37,1500",
+    )
+    predict.add_argument(
+        "--surface", metavar=_one_of(SURFACES),
+        help="the correction between relief and anchors (default: cells for a DEM, else offset)",
+    )
+    predict.add_argument(
+        "--overlap", type=float, default=0.5, metavar="SHARE",
+        help="overlap of neighboring tiles, a share of their side (default: 0.5)",
+    )
+    predict.add_argument("--batch", type=int, default=32, metavar="TILES", help="tiles predicted at once (default: 32)")
+    predict.add_argument(
+        "--no-caution", action="store_true",
+        help="keep the relief at full height where the image is unlike the training images",
+    )
+    predict.add_argument("--scheduler", metavar="ADDRESS", help="a dask cluster to predict on (default: this process)")
+    predict.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
+
+
+def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
+    evaluate.description = "Score a run on its held-out tiles, next to baselines; or, with --truth, one DEM against another."
+    evaluate.add_argument(
+        "what", metavar="DIR|DEM", help="a run's folder, whose best checkpoint is scored; or a raster"
+    )
+    evaluate.add_argument("--truth", metavar="DEM", help="the reference DEM for a raster, on the same grid")
+    evaluate.add_argument(
+        "--mask-water", action="store_true", help="leave out water: areas that are level in the reference"
+    )
+    evaluate.add_argument("--table", metavar="CSV", help="write every measure to this file")
+
+
+def _add_study(study: argparse.ArgumentParser) -> None:
+    study.description = (
+        "Train and score every run of a study, and write a table with one row per run. After an interruption, the same "
+        "command continues where it stopped. On several GPUs or machines, each makes a share of the runs: torchrun "
+        "--nproc-per-node 2 -m sat2dem_core study ..."
+    )
+    study.add_argument("study", metavar="STUDY", help="a TOML file with a preset and [[grid]] tables of settings")
+    study.add_argument("table", metavar="CSV", help="the table to write")
+    study.add_argument(
+        "--report", metavar="FOLDER", help="also write the table as Markdown, LaTeX and a figure to this folder"
+    )
 
 
 def _add_data(verbs: Any) -> None:
-    build = verbs.add_parser("build", help="tiles of any region and period, from open catalogs into a store")
-    build.add_argument("store", metavar="STORE", help="to write, such as valley.zarr; an interrupted build goes on where it stopped")
-    build.add_argument("--region", nargs="+", required=True, metavar="W S E N | FILE", help="degrees, or a GeoJSON file")
+    build = verbs.add_parser("build", help="build a store of tiles of any region and period from open catalogs")
+    build.add_argument(
+        "store", metavar="STORE",
+        help="the store to write, such as valley.zarr; an interrupted build continues where it stopped",
+    )
+    build.add_argument(
+        "--region", nargs="+", required=True, metavar="W S E N|FILE", help="bounds in degrees, or a GeoJSON file"
+    )
     build.add_argument("--start", required=True, metavar="DAY", help="first day, such as 2023-05-01")
     build.add_argument("--end", required=True, metavar="DAY", help="last day")
-    build.add_argument("--sensor", default="sentinel-2", help="sentinel-2 (default) or landsat")
-    build.add_argument("--catalog", help="of the imagery: earth-search or planetary-computer (default: the sensor's)")
-    build.add_argument("--elevation-catalog", metavar="CATALOG", help="of the elevation (default: earth-search)")
-    build.add_argument("--url", help="another address of both catalogs, a mirror")
-    build.add_argument("--crs", help="one CRS in meters for all tiles, such as EPSG:3035 (default: each tile's UTM zone)")
-    build.add_argument("--max-cloud", type=float, default=60.0, metavar="PERCENT", help="of an acquisition (default: 60)")
+    _add_sensor(build)
+    catalogs = _one_of(SOURCES["glo-30"])
+    build.add_argument("--catalog", metavar=catalogs, help="catalog of the imagery (default: depends on the sensor)")
+    build.add_argument("--elevation-catalog", metavar=catalogs, help="catalog of the elevation (default: earth-search)")
+    build.add_argument("--url", help="another address of both catalogs, for example a mirror")
+    build.add_argument(
+        "--crs",
+        help="one coordinate reference system in meters for all tiles, such as EPSG:3035 (default: each tile's UTM "
+        "zone)",
+    )
+    build.add_argument(
+        "--max-cloud", type=float, default=60.0, metavar="PERCENT",
+        help="largest cloud cover of an acquisition (default: 60)",
+    )
     build.add_argument("--exclude", nargs="+", default=[], metavar="ID", help="acquisitions to leave out")
-    build.add_argument("--scheduler", metavar="ADDRESS", help="of a dask cluster to build on (default: this computer)")
+    build.add_argument("--scheduler", metavar="ADDRESS", help="a dask cluster to build on (default: this computer)")
 
-    iberia = verbs.add_parser("iberia", help="fetch the paper's data set and import it into a store")
-    iberia.add_argument("store", nargs="?", metavar="STORE", help="default: beside the download, named after the sensor")
-    iberia.add_argument("--sensor", default="sentinel-2", help="sentinel-2 (default) or landsat")
-    iberia.add_argument("--record", default=ZENODO, metavar="URL", help="the record's API address (default: %(default)s)")
+    iberia = verbs.add_parser("iberia", help="download the paper's data set and import it into a store")
+    iberia.add_argument(
+        "store", nargs="?", metavar="STORE", help="default: next to the download, named after the sensor"
+    )
+    _add_sensor(iberia)
+    iberia.add_argument(
+        "--record", default=ZENODO, metavar="URL", help="the record's API address (default: %(default)s)"
+    )
 
-    verbs.add_parser("zion", help="fetch the 30 m scene of Zion National Park")
+    verbs.add_parser("zion", help="download the 30 m scene of Zion National Park")
 
-    check = verbs.add_parser("check", help="look at a store tile by tile; flag what is cloudy, shifted, incomplete or odd")
+    check = verbs.add_parser("check", help="flag the tiles of a store that are cloudy, shifted, incomplete or unusual")
     check.add_argument("store", metavar="STORE")
-    check.add_argument("--table", metavar="CSV", help="write the whole table")
-    check.add_argument("--figure", metavar="PNG", help="draw it")
+    check.add_argument("--table", metavar="CSV", help="write the whole table to this file")
+    check.add_argument("--figure", metavar="PNG", help="draw it to this file")
 
     export = verbs.add_parser("export", help="write a store as the paper's folders of GeoTIFFs")
     export.add_argument("store", metavar="STORE")
-    export.add_argument("folder", metavar="FOLDER", help="to write")
+    export.add_argument("folder", metavar="FOLDER", help="the folder to write")
 
-    take = verbs.add_parser("import", help="make a store of the paper's folders of GeoTIFFs")
+    take = verbs.add_parser("import", help="import the paper's folders of GeoTIFFs into a store")
     take.add_argument("folder", metavar="FOLDER")
-    take.add_argument("store", metavar="STORE", help="to write")
-    take.add_argument("--sensor", default="sentinel-2", help="sentinel-2 (default) or landsat")
+    take.add_argument("store", metavar="STORE", help="the store to write")
+    _add_sensor(take)
+
+
+def _add_sensor(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--sensor", default="sentinel-2", metavar=_one_of(SENSORS), help="sensor of the images (default: sentinel-2)"
+    )
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; returns the exit status. A user's mistake ends in one sentence, not a traceback."""
+    """Run one command and return its exit status, as ``EPILOG`` lists them. Bad input ends in one sentence."""
     args = parser().parse_args(arguments)
     try:
-        {"data": _data, "train": _train, "predict": _predict, "evaluate": _evaluate, "study": _study}[args.verb](args)
+        with _tidy_warnings():
+            RUN[args.verb](args)
     except Sat2DEMError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted: the same command goes on where it stopped", file=sys.stderr)
+        print("interrupted: the same command continues where it stopped", file=sys.stderr)
         return 130
     return 0
 
 
+@contextmanager
+def _tidy_warnings() -> Iterator[None]:
+    """Print each warning as one sentence; leave Python's own form to those who ask for it with ``-W``."""
+    with warnings.catch_warnings():
+        if not sys.warnoptions:
+            for kind in TECHNICAL:
+                warnings.simplefilter("ignore", kind)
+            warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
+        yield
+
+
 def _data(args: argparse.Namespace) -> None:
-    from sat2dem_core.dataset import (
-        building, paper_folders, quality, scenes,
-    )  # these import dask and STAC, which takes seconds
+    if args.what == "check":
+        return _check(args)
+    if args.what == "zion":
+        from sat2dem_core.dataset.scenes import fetch_zion
 
+        return print(f'{fetch_zion()}: train on it with scene="zion"')
     if args.what == "build":
-        from dask.distributed import Client
+        from sat2dem_core.dataset.building import build
 
-        imagery = source(args.sensor, args.catalog, args.url)
         request = Request(
-            args.start, args.end, imagery, source("glo-30", args.elevation_catalog, args.url), args.max_cloud,
-            exclude=tuple(args.exclude),
+            args.start, args.end, source(args.sensor, args.catalog, args.url),
+            source("glo-30", args.elevation_catalog, args.url), args.max_cloud, exclude=tuple(args.exclude),
         )
         region = args.region[0] if len(args.region) == 1 else _box(args.region)
-        client = Client(args.scheduler) if args.scheduler else None
-        made = building.build(args.store, region, request, crs=args.crs, client=client)
-    elif args.what == "iberia":
-        folder, license = paper_folders.fetch_iberia(args.record)
-        made = paper_folders.import_folders(folder, args.store or folder / f"{args.sensor}.zarr", args.sensor, license=license)
-    elif args.what == "zion":
-        print(f'{scenes.fetch_zion()}: train on it with scene="zion"')
-        return
-    elif args.what == "check":
-        table = quality.inspect(args.store)
-        flagged = table[table.flagged != ""]
-        if args.table:
-            with replacing(Path(args.table)) as beside:
-                table.to_csv(beside)
-        if args.figure:
-            from sat2dem_core.pictures.plots import quality_figure
+        return print(build(args.store, region, request, crs=args.crs, client=_client(args.scheduler)))
+    from sat2dem_core.dataset.paper_folders import export_folders, fetch_iberia, import_folders
 
-            with replacing(Path(args.figure)) as beside:
-                quality_figure(table, quality.elevation_histogram(args.store)).savefig(beside, format="png", dpi=150)
-        columns = ["relief", "cloud_share", "nodata_share", "down", "east", "shading", "flagged"]
-        print(flagged[columns].round(2).to_string(na_rep="-") if len(flagged) else "no tile is flagged")
-        print(f"{args.store}: {len(table)} tiles, {len(flagged)} flagged")
-        return
+    if args.what == "iberia":
+        folder, license = fetch_iberia(args.record)
+        store = args.store or folder / f"{args.sensor}.zarr"
+        print(import_folders(folder, store, args.sensor, license=license))
     elif args.what == "export":
-        made = paper_folders.export_folders(args.store, args.folder)
+        print(export_folders(args.store, args.folder))
     else:
-        made = paper_folders.import_folders(args.folder, args.store, args.sensor)
-    print(made)
+        print(import_folders(args.folder, args.store, args.sensor))
+
+
+def _check(args: argparse.Namespace) -> None:
+    from sat2dem_core.dataset.quality import elevation_histogram, inspect
+
+    table = inspect(args.store)
+    flagged = table[table.flagged != ""]
+    if args.table:
+        with replacing(Path(args.table)) as temporary:
+            table.to_csv(temporary)
+    if args.figure:
+        from sat2dem_core.pictures.plots import quality_figure
+
+        with replacing(Path(args.figure)) as temporary:
+            quality_figure(table, elevation_histogram(args.store)).savefig(temporary, format="png", dpi=150)
+    columns = ["relief", "cloud_share", "nodata_share", "down", "east", "shading", "flagged"]
+    print(flagged[columns].round(2).to_string(na_rep="-") if len(flagged) else "no tile is flagged")
+    print(f"{args.store}: {len(table)} tiles, {len(flagged)} flagged")
 
 
 def _box(texts: list[str]) -> tuple[float, ...]:
     try:
         west, south, east, north = map(float, texts)
     except ValueError as error:
-        raise InvalidRegion(f"the region {' '.join(texts)} is no box: give west, south, east, north in degrees, or a GeoJSON file") from error
+        raise InvalidRegion(
+            f"the region {' '.join(texts)} is no box: give west, south, east, north in degrees, or a GeoJSON file"
+        ) from error
     return west, south, east, north
 
 
+def _client(address: str | None) -> Any:
+    """A client of the dask cluster at this address; None without an address."""
+    if address is None:
+        return None
+    with needs("cluster"):
+        from dask.distributed import Client
+    try:
+        return Client(address)
+    except (OSError, ValueError) as error:
+        raise InvalidConfig(f"no dask scheduler answers at {address} ({error}): start one, or check --scheduler") from error
+
+
 def _train(args: argparse.Namespace) -> None:
-    from sat2dem_core.training.trainer import train  # torch takes seconds to import: --help need not wait for it
+    from sat2dem_core.training.trainer import train
 
     given = {field: getattr(args, field.name) for field in fields(Config)}
     changes = {field.name: _read(field, text) for field, text in given.items() if text is not None}
-    run = train(preset(args.preset, **changes), run=args.run, tensorboard=args.tensorboard, accept_changed_code=args.accept_changed_code)
+    run = train(
+        preset(args.preset, **changes), run=args.run, tensorboard=args.tensorboard,
+        accept_changed_code=args.accept_changed_code,
+    )
     if int(os.environ.get("RANK", 0)):
-        return  # one of several processes speaks for all
+        return  # the first of several processes reports
     if not (run.folder / "examples.png").exists():
         from sat2dem_core.pictures.plots import draw_run
 
@@ -205,29 +338,30 @@ def _predict(args: argparse.Namespace) -> None:
     from sat2dem_core.prediction.pipeline import predict
     from sat2dem_core.prediction.weights import DEFAULT
 
-    nodata: float | str | None = "declared" if args.nodata is None else None
-    if args.nodata not in (None, "none"):
-        try:
-            nodata = float(args.nodata)
-        except ValueError as error:
-            raise InvalidConfig(f"nodata is {args.nodata!r}: give a number, or none") from error
-    client = None
-    if args.scheduler:
-        from dask.distributed import Client
-
-        client = Client(args.scheduler)
-    with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
-        made = predict(
-            args.image, args.out, args.weights or DEFAULT, bands=args.bands and args.bands.split(","),
-            stretch=args.stretch and tuple(args.stretch), nodata=nodata, gsd=args.gsd, sun=args.sun, anchors=args.anchors,
-            surface=args.surface, overlap=args.overlap, batch=args.batch, caution=not args.no_caution, overwrite=args.overwrite,
-            client=client,
+    result = predict(
+        args.image, args.out, args.weights or DEFAULT, bands=args.bands and args.bands.split(","),
+        stretch=args.stretch and tuple(args.stretch), nodata=_nodata(args.nodata), gsd=args.gsd, sun=args.sun,
+        anchors=args.anchors, surface=args.surface, overlap=args.overlap, batch=args.batch, caution=not args.no_caution,
+        overwrite=args.overwrite, client=_client(args.scheduler),
+    )
+    tags = result.tags
+    print(
+        f"{result.path}: {tags['HEIGHTS']} heights at {tags['GROUND_SAMPLING_DISTANCE']}, {result.outside:.0%} out of domain"
+    )
+    if result.anchors is not None:
+        print(
+            f"{tags['ANCHORS']} anchors, surface {tags['ANCHOR_SURFACE']}: RMSE {tags['ANCHOR_RMSE']}, largest "
+            f"{tags['ANCHOR_LARGEST']}"
         )
-    told = made.tags
-    print(f"{made.path}: {told['HEIGHTS']} heights at {told['GROUND_SAMPLING_DISTANCE']}, {made.outside:.0%} outside of the model's domain")
-    if made.anchors is not None:
-        print(f"{told['ANCHORS']} anchors, surface {told['ANCHOR_SURFACE']}: RMSE {told['ANCHOR_RMSE']}, largest {told['ANCHOR_LARGEST']}")
+
+
+def _nodata(text: str | None) -> float | str | None:
+    if text in (None, "none"):
+        return "declared" if text is None else None
+    try:
+        return float(text or "")
+    except ValueError as error:
+        raise InvalidConfig(f"nodata is {text!r}: give a number, or none") from error
 
 
 def _read(field: Field, text: str) -> Any:
@@ -245,21 +379,21 @@ def _read(field: Field, text: str) -> Any:
 def _evaluate(args: argparse.Namespace) -> None:
     import pandas as pd
 
-    from sat2dem_core.evaluation.scoring import evaluate
-    from sat2dem_core.evaluation.two_rasters import score
-
     if args.truth:
+        from sat2dem_core.evaluation.two_rasters import score
+
         table = pd.DataFrame({args.what: score(args.what, args.truth, mask_water=args.mask_water).result()}).T
     else:
-        from sat2dem_core.training.checkpoints import load_model
         from sat2dem_core.dataset.parts import prepare
+        from sat2dem_core.evaluation.scoring import evaluate
+        from sat2dem_core.training.checkpoints import load_model
 
         model = load_model(args.what)
         data = prepare(model.config)
         table = evaluate(model, data.test, data.train, mask_water=args.mask_water).table
     if args.table:
-        with replacing(Path(args.table)) as beside:
-            table.to_csv(beside)
+        with replacing(Path(args.table)) as temporary:
+            table.to_csv(temporary)
     of_form = table.loc[:, "PSNR":"tiles"].columns[:-1]
     print(table.drop(columns=[*of_form, "pixels", "tiles", "flat tiles"]).round(3).to_string(na_rep="-"))
     print(f"\n{table[of_form].dropna(how='all').round(3).to_string(na_rep='-')}")
@@ -272,3 +406,6 @@ def _study(args: argparse.Namespace) -> None:
     print(f"{args.table}: {len(run_study(args.study, args.table))} runs")
     if args.report:
         print(*write_report(args.table, args.report), sep="\n")
+
+
+RUN = {"data": _data, "train": _train, "predict": _predict, "evaluate": _evaluate, "study": _study}

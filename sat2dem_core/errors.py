@@ -1,6 +1,7 @@
 """What can go wrong for a user, each error named after the fault and saying what to do about it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class Sat2DEMError(Exception):
@@ -112,6 +113,23 @@ class DamagedStore(Sat2DEMError):
 
 class DamagedDownload(Sat2DEMError):
     """A file from the net is not what its checksum says, or an archive would write outside its folder."""
+
+
+class MissingExtra(Sat2DEMError):
+    """An optional package is needed and not installed."""
+
+
+@contextmanager
+def needs(extra: str) -> Iterator[None]:
+    """Import optional packages within this context: if one is missing, the error names the extra to install.
+
+    Raises:
+        MissingExtra: a package of the extra is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise MissingExtra(f"{error.name} is not installed: pip install 'sat2dem-core[{extra}]'") from error
 
 
 def choose(kind: str, name: str, valid: Iterable[str]) -> str:
