@@ -8,7 +8,7 @@ BIN := .venv/bin
 CHAPTERS := $(sort $(wildcard notebooks/*.ipynb))
 EXECUTED := $(CHAPTERS:notebooks/%=_build/chapters/%)
 # A chapter is executed again when it changed, or what it calls.
-CODE := $(wildcard sat2dem_core/*.py sat2dem_core/*/*.py sat2dem_core/*/*.html data/results/* data/rocky-mountain/* data/weights/*)
+CODE := $(shell find sat2dem_core -name '*.py' -o -name '*.html') $(wildcard data/results/* data/rocky-mountain/* data/weights/*)
 COLAB := _build/colab
 # Runs trained by one command are found by the other, and a fresh clone trains its own.
 export SAT2DEM_CACHE ?= $(CURDIR)/_build/cache
@@ -30,6 +30,7 @@ _build/chapters/%.ipynb: notebooks/%.ipynb $(CODE) .venv/installed
 test: install
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 	$(BIN)/python -m pytest tests
 	$(BIN)/python -m pytest --doctest-modules sat2dem_core
 	$(BIN)/python -m pytest --nbval notebooks
@@ -60,7 +61,7 @@ install: .venv/installed
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install $(PIP_ARGS) --constraint constraints.txt --editable '.[book,drainage,vectors,test,dev]'
+	$(BIN)/python -m pip install $(PIP_ARGS) --constraint constraints.txt --editable '.[catalogs,cluster,chapters,drainage,vectors,book,test,dev]'
 	touch $@
 
 clean:

@@ -1,10 +1,15 @@
 """The files around the package agree with each other."""
 
+import ast
+import os
 import re
+import shutil
 import subprocess
 import sys
+import time
 import tomllib
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import nbformat
@@ -36,6 +41,8 @@ def test_every_direct_dependency_is_pinned_within_its_range():
     pins = {name.lower().replace("_", "-"): version for name, version in pins.items()}
     wanted = PYPROJECT["project"]["dependencies"] + sum(PYPROJECT["project"]["optional-dependencies"].values(), [])
     for requirement in map(packaging.Requirement, wanted):
+        if requirement.name == "sat2dem-core":
+            continue  # an extra that includes another
         assert requirement.name in pins, f"{requirement.name} is not in constraints.txt"
         assert requirement.specifier.contains(pins[requirement.name]), requirement
 
@@ -100,8 +107,53 @@ def test_wheel_carries_the_sample_and_the_stored_tables(tmp_path):
 
 
 def test_page_of_the_module_names_every_file_that_users_call():
-    own = {"__init__", "__main__", "atomic", "pieces", "cog"}  # what only other modules call
+    own = {"__init__", "__main__", "cli", "lazy", "atomic", "pieces", "cog"}  # what only other modules call
     listed = set(re.findall(r"automodule:: sat2dem_core\.([\w.]+)", (ROOT / "api.md").read_text(encoding="utf-8")))
     package = ROOT / "sat2dem_core"
     files = {".".join(path.relative_to(package).with_suffix("").parts) for path in package.rglob("*.py") if path.stem not in own}
     assert listed == files, "api.md lists the modules"
+
+
+def test_a_change_deep_in_the_package_runs_the_chapters_again(tmp_path):
+    """``make -n book`` in a copy in which all chapters are executed, and then after one file was touched."""
+    for name in ("Makefile", "notebooks", "sat2dem_core", "data", "pyproject.toml", "constraints.txt"):
+        source = ROOT / name
+        shutil.copytree(source, tmp_path / name) if source.is_dir() else shutil.copy(source, tmp_path / name)
+    executed = tmp_path / "_build/chapters"
+    for path in [tmp_path / ".venv/installed", *(executed / chapter.name for chapter in CHAPTERS)]:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+    def chapters_to_run() -> int:
+        done = subprocess.run(["make", "-n", "book"], cwd=tmp_path, capture_output=True, text=True, check=True)
+        return done.stdout.count("-m papermill") + done.stdout.count("/papermill ")
+
+    assert chapters_to_run() == 0
+    later = time.time() + 10
+    os.utime(tmp_path / "sat2dem_core/evaluation/drainage.py", (later, later))
+    assert chapters_to_run() == len(CHAPTERS)
+
+
+def imported(paths: Iterable[Path]) -> dict[str, str]:
+    """The packages that files import, none of Python's own, each with the name of a file that does."""
+    found = {}
+    for path in paths:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            modules = [name.name for name in node.names] if isinstance(node, ast.Import) else []
+            modules += [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
+            found |= {module.split(".")[0]: path.name for module in modules}
+    return {name: file for name, file in found.items() if name not in {*sys.stdlib_module_names, "sat2dem_core"}}
+
+
+def test_what_the_package_imports_is_declared_and_what_is_declared_is_imported():
+    requirement = pytest.importorskip("packaging.requirements").Requirement
+    extras = PYPROJECT["project"]["optional-dependencies"]
+    running = sum((extras[name] for name in ("catalogs", "cluster", "drainage", "vectors")), PYPROJECT["project"]["dependencies"])
+    declared = {requirement(text).name.lower() for text in running}
+    named = {"pillow": "PIL", "odc-stac": "odc", "odc-geo": "odc"}
+    modules = {named.get(name, name.replace("-", "_")) for name in declared}
+    used = imported((ROOT / "sat2dem_core").rglob("*.py"))
+    optional = {"cycler", "torchmetrics"}  # of matplotlib; of chapters
+    assert used.keys() - optional <= modules, {name: used[name] for name in used.keys() - optional - modules}
+    for_pandas = {"tabulate", "jinja2"}
+    assert modules - for_pandas <= used.keys()
