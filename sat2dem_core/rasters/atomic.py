@@ -1,81 +1,83 @@
-"""Files that are whole or not there: written beside their place and renamed."""
+"""Files that are whole or absent, because they are written under another name and renamed; folders for one process."""
 
 import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from sat2dem_core.errors import CannotWrite, RunBusy
 
+PATIENCE = 5.0  # seconds to wait for a folder: a process that only checks whether a run is finished leaves it soon
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Write a file beside ``path``, then rename it there: readers see the old file or the new, never a part.
+    """Write a file under the temporary name that the context gives, then rename it to ``path``.
+
+    Other processes see the old file or the new one, never a part of it.
 
     Raises:
-        CannotWrite: the disk is full or the folder not writable; ``path`` is untouched and no part is left.
+        CannotWrite: the disk is full or the folder not writable; ``path`` is unchanged and no part remains.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        yield beside
-        with open(beside, "rb+") as file:
+        yield temporary
+        with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
-        beside.replace(path)
+        temporary.replace(path)
     except OSError as error:
         raise cannot_write(path, error) from error
     finally:
         with suppress(OSError):
-            beside.unlink()
+            temporary.unlink()
 
 
 def cannot_write(path: Path, error: OSError) -> CannotWrite:
-    """What to tell a user whose disk is full or whose folder cannot be written."""
+    """The error for a full disk or a folder that is not writable."""
     return CannotWrite(
-        f"cannot write {path} ({error.strerror or error}): what stood there is untouched; make room or "
+        f"cannot write {path} ({error.strerror or error}): what was there is unchanged; make room or "
         "choose another folder, and start again"
     )
 
 
 def part_of(path: Path) -> Path:
-    """Where what will be ``path`` collects until it is whole."""
+    """The name under which a file or folder is collected until it is whole."""
     return path.with_name(f"{path.name}.part")
 
 
 @contextmanager
 def claimed(folder: Path) -> Iterator[None]:
-    """Let no other process write into the folder meanwhile, and clear what a killed one left half-written.
+    """Make a folder that no other process writes in during the context; remove the half-written files of a killed one.
 
-    The lock is the operating system's, on the folder itself: it ends with the process, however that ends. Where there
-    is none (Windows, a mounted Drive) nothing is locked.
+    The operating system holds the lock, on a file next to the folder, and releases it when the process ends, even if
+    it is killed. Where no lock can be had (on some network drives, or if the parent folder is not writable), the
+    context locks nothing.
 
     Raises:
-        RunBusy: another process has it.
+        RunBusy: another process still has the folder after ``PATIENCE`` seconds.
+        CannotWrite: the folder cannot be made.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise cannot_write(folder, error) from error
-    handle, patience = None, time.monotonic() + 5  # who only looks whether a run is finished is soon gone again
-    with suppress(ImportError, OSError):
-        import fcntl
+    from filelock import FileLock, Timeout  # its import takes a tenth of a second, for which --help need not wait
 
-        handle = os.open(folder, os.O_RDONLY)
-        while True:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > patience:
-                    os.close(handle)
-                    said = f"another process is at work in {folder}: wait for it, or choose another folder"
-                    raise RunBusy(said) from None
-                time.sleep(0.1)
+    # Not filelock's own way out where the system has no locks: a marker, which a killed process would leave for ever.
+    lock = FileLock(f"{folder.resolve()}.lock", timeout=PATIENCE, fallback_to_soft=False)
     try:
-        for part in folder.glob(".*.[0-9]*"):
-            part.unlink(missing_ok=True)
+        lock.acquire()
+    except Timeout:
+        raise RunBusy(f"another process is at work in {folder}: wait until it ends, or choose another folder") from None
+    except OSError:
+        pass  # no lock to be had
+    try:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise cannot_write(folder, error) from error
+        for leftover in folder.glob(".*.[0-9]*"):
+            leftover.unlink(missing_ok=True)
         yield
     finally:
-        if handle is not None:
-            os.close(handle)
+        if lock.is_locked:
+            with suppress(OSError):  # Windows removes no open file
+                os.unlink(lock.lock_file)  # before the release: a waiting process notices, and makes a new one
+            lock.release()

@@ -1,33 +1,128 @@
-"""Files are whole or not there, whatever the disk does."""
+"""Files are whole or absent, whatever the disk does; a folder belongs to one process at a time."""
 
 import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
 
 import pytest
 
-from sat2dem_core.errors import CannotWrite
-from sat2dem_core.rasters.atomic import replacing
+from sat2dem_core.errors import CannotWrite, RunBusy
+from sat2dem_core.rasters import atomic
+from sat2dem_core.rasters.atomic import claimed, replacing
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from sat2dem_core.rasters.atomic import claimed
+with claimed(Path(sys.argv[1])):
+    print("claimed", flush=True)
+    time.sleep(600)
+"""
 
 
 def test_replacing_shows_the_old_file_or_the_new(tmp_path):
     path = tmp_path / "a" / "file.txt"
     for text in ("old", "new"):
-        with replacing(path) as beside:
-            beside.write_text(text)
-            assert not path.exists() or path.read_text() == "old"
-    assert path.read_text() == "new" and os.listdir(path.parent) == ["file.txt"]
+        with replacing(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+            assert not path.exists() or path.read_text(encoding="utf-8") == "old"
+    assert path.read_text(encoding="utf-8") == "new" and os.listdir(path.parent) == ["file.txt"]
 
 
 def test_an_error_while_writing_leaves_the_old_file(tmp_path):
     path = tmp_path / "file.txt"
-    path.write_text("old")
-    with pytest.raises(ZeroDivisionError), replacing(path) as beside:
-        beside.write_text("half")
+    path.write_text("old", encoding="utf-8")
+    with pytest.raises(ZeroDivisionError), replacing(path) as temporary:
+        temporary.write_text("half", encoding="utf-8")
         1 / 0
-    assert path.read_text() == "old" and os.listdir(tmp_path) == ["file.txt"]
+    assert path.read_text(encoding="utf-8") == "old" and os.listdir(tmp_path) == ["file.txt"]
 
 
 def test_a_full_disk_is_one_sentence(tmp_path, full_disk):
     path = tmp_path / "file.bin"
-    with full_disk(1000) as reason, pytest.raises(CannotWrite, match=f"cannot write .*file.bin .{reason}"), replacing(path) as beside:
-        beside.write_bytes(bytes(5000))
+    with (
+        full_disk(1000) as reason, pytest.raises(CannotWrite, match=f"cannot write .*file.bin .{reason}"),
+        replacing(path) as temporary,
+    ):
+        temporary.write_bytes(bytes(5000))
     assert not os.listdir(tmp_path)
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """A process that holds the folder ``run``."""
+    command = [sys.executable, "-c", HOLDER, str(tmp_path / "run")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, encoding="utf-8") as process:
+        assert process.stdout.readline() == "claimed\n"
+        yield process
+        process.kill()
+
+
+def test_a_folder_is_free_again_as_soon_as_its_process_is_killed(tmp_path, holder, monkeypatch):
+    monkeypatch.setattr(atomic, "PATIENCE", 0.2)
+    leftover = tmp_path / "run" / f".last.json.{holder.pid}"
+    leftover.write_text("half", encoding="utf-8")
+    busy = r"another process is at work in .*run: wait until it ends, or choose another folder"
+    with pytest.raises(RunBusy, match=busy), claimed(tmp_path / "run"):
+        pass
+    assert leftover.exists()
+    holder.kill()
+    holder.wait()
+    with claimed(tmp_path / "run"):
+        assert not os.listdir(tmp_path / "run")
+    assert os.listdir(tmp_path) == ["run"]
+
+
+def test_a_process_that_waits_gets_the_folder_anew_when_the_first_removes_it(tmp_path):
+    """As a prediction removes the folder of its parts."""
+    folder, order = tmp_path / "parts", []
+
+    def second():
+        with claimed(folder):
+            order.append("second")
+            assert not os.listdir(folder)
+
+    with claimed(folder):
+        (folder / "part").write_text("", encoding="utf-8")
+        waiting = threading.Thread(target=second)
+        waiting.start()
+        waiting.join(0.3)
+        shutil.rmtree(folder)
+        order.append("first")
+    waiting.join()
+    assert order == ["first", "second"] and os.listdir(tmp_path) == ["parts"]
+
+
+def test_one_at_a_time_however_many_wait(tmp_path):
+    inside, most = [], []
+
+    def work():
+        for _ in range(5):
+            with claimed(tmp_path / "run"):
+                inside.append(0)
+                time.sleep(0.002)
+                most.append(len(inside))
+                inside.pop()
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [1] * 20 and os.listdir(tmp_path) == ["run"]
+
+
+def test_a_folder_that_cannot_be_locked_is_still_used(tmp_path, monkeypatch):
+    """On some network drives, and where only the folder itself is writable."""
+    (tmp_path / "run.lock").mkdir()  # no file can be opened under this name
+    with claimed(tmp_path / "run"):
+        assert (tmp_path / "run").is_dir()
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    with pytest.raises(CannotWrite, match="cannot write .*file/run"), claimed(tmp_path / "file" / "run"):
+        pass
