@@ -8,7 +8,6 @@ Usage: python benchmarks/build.py [--sides 5 10 20] (needs PostgreSQL with PostG
 """
 
 import argparse
-import multiprocessing
 import os
 import statistics
 import subprocess
@@ -37,12 +36,6 @@ from sat2dem_core.models.device import processor  # noqa: E402
 CORNER = Cell(32630, 60, 570)  # south-west, near 40° N 3.4° W
 BLOCK = 5  # tiles along the side of a scene
 DATES = [f"2023-06-{day:02d}" for day in range(1, 31, 5)]
-
-
-def serve(folder: Path, ready) -> None:
-    with file_server(folder) as server:
-        ready.send(server.url)
-        ready.recv()
 
 
 def make_world(world: World, side: int) -> None:
@@ -133,19 +126,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "files").mkdir()
-        here, there = multiprocessing.Pipe()
-        server = multiprocessing.Process(target=serve, args=(folder / "files", there), daemon=True)
-        server.start()
-        world = World(folder / "files", here.recv(), [])
-        make_world(world, sides[-1])
         rows = []
-        with stac_api(world.collections(), world.items) as url:
-            for side in sides:
-                seconds, memory = build(folder / f"{side}.zarr", side, url)
-                count = open_store(folder / f"{side}.zarr").sizes["tile"]
-                rows.append(f"| {count} | {seconds:.0f} | {count / seconds:.2f} | {memory:.0f} |")
-                print(rows[-1], flush=True)
-        here.send("done")
+        with file_server(folder / "files") as server:
+            world = World(folder / "files", server.url, [])
+            make_world(world, sides[-1])
+            with stac_api(world.collections(), world.items) as url:
+                for side in sides:
+                    seconds, memory = build(folder / f"{side}.zarr", side, url)
+                    count = open_store(folder / f"{side}.zarr").sizes["tile"]
+                    rows.append(f"| {count} | {seconds:.0f} | {count / seconds:.2f} | {memory:.0f} |")
+                    print(rows[-1], flush=True)
         rates = read_rates(folder / f"{sides[-1]}.zarr", folder)
     floor = rates["GeoTIFF pairs, plain"]
     versions = ", ".join(f"{name} {version(name)}" for name in ("odc-stac", "rasterio", "zarr", "xarray"))

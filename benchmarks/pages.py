@@ -62,7 +62,7 @@ def main() -> None:
         (Path(folder) / "floor.html").write_text(FLOOR)
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=CHROMIUM)
         with file_server(Path(folder)) as server:
-            server.compress = True
+            server.set(compress=True)
             table = pd.DataFrame({name: measure(browser, f"{server.url}/{name}.html") for name in ("floor", *PAGES)}).T
         text = f"""# What a page costs its reader
 

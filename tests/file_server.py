@@ -1,22 +1,30 @@
-"""A file server with byte ranges on localhost that can be told to misbehave: what the net does to a download."""
+"""A file server with byte ranges on localhost that can be told to misbehave: what the network does to a download.
+
+The server is a process of its own: GDAL may hold the interpreter while it waits for an answer, and a thread of the
+same process could not give it. The test writes settings to the server's standard input, one JSON object a line; the
+server answers each with its state, and ends with the input, that is with the test, however that ends.
+"""
 
 import gzip
+import json
 import mimetypes
+import subprocess
+import sys
 import time
-from collections import defaultdict
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 
 @dataclass
-class FileServer:
-    """Files of a folder over HTTP.
+class State:
+    """What the test sets and reads.
 
     Attributes:
-        url: address of the folder.
         faults: for a file's name, what happens to its next requests, one after the other: a status code, a pair of a
             status code and headers, ``"cut"`` (the connection ends half way) or ``"stall"`` (no byte for 30 s).
         requests: every request that came, as (name, Range header or None).
@@ -24,18 +32,49 @@ class FileServer:
         compress: whether files go out compressed to clients that accept it.
     """
 
-    folder: Path
-    url: str = ""
-    faults: dict[str, list] = field(default_factory=lambda: defaultdict(list))
+    faults: dict[str, list] = field(default_factory=dict)
     requests: list[tuple[str, str | None]] = field(default_factory=list)
     ranges: bool = True
     compress: bool = False
 
 
+class FileServer:
+    """The test's end: the server's ``url`` and ``folder``, and its state."""
+
+    def __init__(self, process: subprocess.Popen, folder: Path):
+        self._process, self.folder = process, folder
+        self.url: str = process.stdout.readline().strip()
+
+    def set(self, **settings: Any) -> dict[str, Any]:
+        """Change attributes of the server's :class:`State`; returns all of them."""
+        print(json.dumps(settings), file=self._process.stdin, flush=True)
+        return json.loads(self._process.stdout.readline())
+
+    @property
+    def faults(self) -> dict[str, list]:
+        """The faults that have not happened yet."""
+        return {name: waiting for name, waiting in self.set()["faults"].items() if waiting}
+
+    @property
+    def requests(self) -> list[tuple[str, str | None]]:
+        """Every request that came, as (name, Range header or None)."""
+        return [(name, wanted) for name, wanted in self.set()["requests"]]
+
+
 @contextmanager
-def file_server(folder: Path):
-    """Serve a folder while the context lasts."""
-    server = FileServer(folder)
+def file_server(folder: Path) -> Iterator[FileServer]:
+    """Serve a folder over HTTP while the context lasts."""
+    command = [sys.executable, __file__, str(folder)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8") as process:
+        try:
+            yield FileServer(process, folder)
+        finally:
+            process.kill()  # it has nothing to save
+
+
+def serve(folder: Path) -> None:
+    """Print the address, and serve until standard input ends."""
+    state = State()
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -49,21 +88,21 @@ def file_server(folder: Path):
         def answer(self, body: bool):
             name = self.path.split("?")[0].lstrip("/")
             wanted = self.headers.get("Range")
-            server.requests.append((name, wanted))
-            waiting = server.faults[name.rsplit("/", 1)[-1]]
+            state.requests.append((name, wanted))
+            waiting = state.faults.get(name.rsplit("/", 1)[-1])
             fault = waiting.pop(0) if waiting else None
             file = folder / name
-            if isinstance(fault, int | tuple) or not file.is_file():
-                code, headers = fault if isinstance(fault, tuple) else (fault or 404, {})
+            if isinstance(fault, int | list) or not file.is_file():
+                code, headers = fault if isinstance(fault, list) else (fault or 404, {})
                 return self.head(code, {"Content-Length": 0} | headers)
             if fault == "stall":
                 time.sleep(30)
             data, first, encoding = file.read_bytes(), 0, {}
-            if server.compress and "gzip" in self.headers.get("Accept-Encoding", ""):
+            if state.compress and "gzip" in self.headers.get("Accept-Encoding", ""):
                 data, encoding = gzip.compress(data), {"Content-Encoding": "gzip"}
             total = len(data)
             kind = {"Content-Type": mimetypes.guess_type(name)[0] or "application/octet-stream"}
-            if wanted and server.ranges:
+            if wanted and state.ranges:
                 start, end = wanted.removeprefix("bytes=").split("-")
                 first = int(start)
                 if first >= total:
@@ -72,7 +111,7 @@ def file_server(folder: Path):
                 place = f"bytes {first}-{first + len(data) - 1}/{total}"
                 self.head(206, {"Content-Length": len(data), "Content-Range": place} | encoding | kind)
             else:
-                offer = {"Accept-Ranges": "bytes"} if server.ranges else {}
+                offer = {"Accept-Ranges": "bytes"} if state.ranges else {}
                 self.head(200, {"Content-Length": len(data)} | offer | encoding | kind)
             if body:
                 try:
@@ -91,12 +130,15 @@ def file_server(folder: Path):
         def log_message(self, *args):
             pass
 
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)  # the system chooses a free port
     http.daemon_threads = True
-    server.url = f"http://127.0.0.1:{http.server_port}"
-    Thread(target=http.serve_forever, args=(0.02,), daemon=True).start()
-    try:
-        yield server
-    finally:
-        http.shutdown()
-        http.server_close()
+    Thread(target=http.serve_forever, daemon=True).start()
+    print(f"http://127.0.0.1:{http.server_port}", flush=True)
+    for line in sys.stdin:
+        for name, value in json.loads(line).items():
+            setattr(state, name, value)
+        print(json.dumps(asdict(state)), flush=True)
+
+
+if __name__ == "__main__":
+    serve(Path(sys.argv[1]))

@@ -61,7 +61,7 @@ def browser(require_system):
 @pytest.fixture(scope="module")
 def site(book):
     with file_server(book) as server:
-        server.compress = True
+        server.set(compress=True)
         yield server
 
 

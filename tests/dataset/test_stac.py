@@ -282,23 +282,22 @@ def quick(monkeypatch, world):
     monkeypatch.setattr(stac, "HTTP", stac.HTTP | {"GDAL_HTTP_TIMEOUT": 2, "GDAL_HTTP_RETRY_DELAY": 0.05, "GDAL_HTTP_MAX_RETRY": 1})
     monkeypatch.setattr(stac.time, "sleep", lambda seconds: None)
     yield
-    world.server.faults.clear()
+    world.server.set(faults={})
 
 
 @pytest.mark.parametrize("fault", [(429, {"Retry-After": "1"}), 500, 503, "cut", "stall"])
 def test_a_passing_fault_changes_nothing(world, quick, fault):
     looks = items(world, ZONE + "20230601")
     expected = composite(looks, PLACE.geobox, IMAGERY)
-    waiting = world.server.faults[f"{looks[0].id}_red.tif"]
-    waiting += [fault] * 2
+    world.server.set(faults={f"{looks[0].id}_red.tif": [fault] * 2})
     xr.testing.assert_identical(composite(looks, PLACE.geobox, IMAGERY), expected)
-    assert not waiting  # the fault did happen
+    assert not world.server.faults  # they did happen
 
 
 @pytest.mark.parametrize("fault", [404, 403, 500])
 def test_a_lasting_fault_is_one_clear_error(world, quick, fault):
     looks = items(world, ZONE + "20230601")
-    world.server.faults[f"{looks[0].id}_red.tif"] = [fault] * 1000
+    world.server.set(faults={f"{looks[0].id}_red.tif": [fault] * 1000})
     with pytest.raises(Unreachable, match=rf"{looks[0].id} of sentinel-2-l2a cannot be read.*try later, or leave it out"):
         composite(looks, PLACE.geobox, IMAGERY)
 

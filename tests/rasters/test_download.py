@@ -63,7 +63,7 @@ def test_md5_does_too_as_zenodo_has_it(get):
 
 
 def test_a_broken_transfer_goes_on_where_it_broke(get, server, waits):
-    server.faults["big.bin"] = ["cut", "cut"]
+    server.set(faults={"big.bin": ["cut", "cut"]})
     assert get().read_bytes() == CONTENT
     starts = [int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted else 0 for _, wanted in server.requests]
     assert len(starts) == 3 and starts[0] == 0 and starts[1:] == pytest.approx([1_500_000, 2_250_000], abs=140_000)
@@ -71,7 +71,7 @@ def test_a_broken_transfer_goes_on_where_it_broke(get, server, waits):
 
 def test_so_does_the_next_call(get, server, waits, monkeypatch, tmp_path):
     monkeypatch.setattr(download, "ATTEMPTS", 1)
-    server.faults["big.bin"] = ["cut"]
+    server.set(faults={"big.bin": ["cut"]})
     with pytest.raises(Unreachable, match=r"failed 1 times in a row .*the 1,4..,... bytes that came are kept"):
         get()
     part = tmp_path / "here/big.bin.part"
@@ -81,26 +81,25 @@ def test_so_does_the_next_call(get, server, waits, monkeypatch, tmp_path):
 
 
 def test_a_server_without_ranges_starts_over(get, server, waits):
-    server.ranges = False
-    server.faults["big.bin"] = ["cut"]
+    server.set(ranges=False, faults={"big.bin": ["cut"]})
     assert get().read_bytes() == CONTENT
 
 
 @pytest.mark.parametrize(("asked", "low", "high"), [("7", 7, 7), ("a date", 20, 31), ("soon", 1, 1), ("9999", 120, 120)])
 def test_too_many_requests_wait_as_long_as_the_server_asks(get, server, waits, asked, low, high):
     asked = asked.replace("a date", formatdate(time.time() + 30, usegmt=True))
-    server.faults["big.bin"] = [(429, {"Retry-After": asked})]
+    server.set(faults={"big.bin": [(429, {"Retry-After": asked})]})
     assert get().read_bytes() == CONTENT
     assert len(waits) == 1 and low <= waits[0] <= high
 
 
 def test_trouble_at_the_server_is_waited_out_longer_each_time(get, server, waits):
-    server.faults["big.bin"] = [500, 502, 503]
+    server.set(faults={"big.bin": [500, 502, 503]})
     assert get().read_bytes() == CONTENT and waits == [1, 2, 4]
 
 
 def test_and_not_for_ever(get, server, waits):
-    server.faults["big.bin"] = [500] * 20
+    server.set(faults={"big.bin": [500] * 20})
     with pytest.raises(Unreachable, match="failed 5 times in a row.*500.*try later"):
         get()
     assert len(server.requests) == 5
@@ -108,7 +107,7 @@ def test_and_not_for_ever(get, server, waits):
 
 def test_a_stalled_transfer_ends(get, server, waits, monkeypatch):
     monkeypatch.setattr(download, "TIMEOUT", 0.3)
-    server.faults["big.bin"] = ["stall"]
+    server.set(faults={"big.bin": ["stall"]})
     assert get().read_bytes() == CONTENT and len(waits) == 1
 
 
@@ -146,8 +145,7 @@ def test_a_full_disk_while_fetching(get, full_disk):
 
 def test_an_answer_is_not_compressed_on_the_way(get, server, waits):
     """A range of a compressed answer would count other bytes than those in the part file."""
-    server.compress = True
-    server.faults["big.bin"] = ["cut"]
+    server.set(compress=True, faults={"big.bin": ["cut"]})
     assert get().read_bytes() == CONTENT
     assert server.requests[1][1], "it started over"
 
@@ -281,7 +279,7 @@ def test_zion_that_is_there_is_not_fetched(shared, monkeypatch):
 def test_zion_comes_from_the_net_where_it_is_missing(shared, monkeypatch, tmp_path):
     monkeypatch.setenv("SAT2DEM_DATA", str(tmp_path))
     with file_server(shared / "data/zion") as server:
-        server.faults["srtm.tif"] = ["cut"]
+        server.set(faults={"srtm.tif": ["cut"]})
         monkeypatch.setattr(download.time, "sleep", lambda seconds: None)
         folder = fetch_zion(f"{server.url}/{{1}}?commit={{0}}", progress=False)
         assert {path.name for path in folder.iterdir()} == set(ZION_FILES)
@@ -320,7 +318,7 @@ def test_what_is_no_record_is_said(server, content, said):
 def test_a_record_that_does_not_answer(server, waits):
     with pytest.raises(Unreachable, match="does not answer.*404"):
         listing(f"{server.url}/none")
-    server.faults["none"] = [500] * 9
+    server.set(faults={"none": [500] * 9})
     with pytest.raises(Unreachable, match="does not answer.*500"):
         listing(f"{server.url}/none")
 
@@ -328,7 +326,7 @@ def test_a_record_that_does_not_answer(server, waits):
 def test_the_papers_files_are_fetched_verified_and_unpacked(server, monkeypatch, tmp_path, waits):
     monkeypatch.setenv("SAT2DEM_DATA", str(tmp_path))
     archive(server.folder / "tiles.zip", {"original_dem/original_DEM_cell_0.tif": b"tif"})
-    server.faults["tiles.zip"] = [503, "cut"]
+    server.set(faults={"tiles.zip": [503, "cut"]})
     folder, license = fetch_iberia(record(server, ["tiles.zip", "big.bin"]), progress=False)
     assert license == "cc-by-4.0" and (folder / "tiles/original_dem/original_DEM_cell_0.tif").read_bytes() == b"tif"
     asked = len(server.requests)
