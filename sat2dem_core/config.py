@@ -2,117 +2,130 @@
 
 import inspect
 import math
-import re
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, TypeVar
 
 from sat2dem_core.errors import InvalidConfig, choose
 
-SPLITS = ("space", "blocks", "paper")
-SCHEDULES = ("plateau", "cosine")
-PRECISIONS = ("float32", "mixed")
 FLIPS = {"none": (), "horizontal": (-1,), "vertical": (-2,), "both": (-1, -2)}  # the axes that are mirrored
+REGISTERED = ("method", "attention", "gradient")  # whose registries may have more names than those listed here
+Value = TypeVar("Value")
+
+
+def setting(default: Value, help: str, choices: Iterable[str] = ()) -> Value:
+    """A field of :class:`Config` with its meaning, for the documentation and for ``sat2dem train --help``."""
+    return field(default=default, metadata={"help": help, "choices": tuple(choices)})
 
 
 @dataclass(frozen=True)
 class Config:
-    """The settings of one run; saved with it, so that a checkpoint rebuilds its own model.
+    """The settings of one run; stored with it, so that a checkpoint rebuilds its own model."""
 
-    Attributes:
-        scene: a name of :data:`sat2dem_core.dataset.scenes.SCENES`, or the path of a store, ``….zarr``.
-        split: ``"space"``, regions with a gap (see :func:`sat2dem_core.dataset.tiles.divide`; of a store, blocks), ``"blocks"``,
-            whole blocks of neighboring tiles drawn at random, or ``"paper"``, the shuffle of single tiles.
-        version: which draw of blocks, or which of the paper's splits, 1 to 4.
-        tile: side of a tile, px: a power of two from 32 to 512.
-        stride: px between neighboring training tiles. Held-out tiles never overlap.
-        method: ``unet``, ``pix2pix`` or ``drpan``; see :data:`sat2dem_core.models.methods.METHODS`.
-        attention: ``none``, ``cbam``, ``gam`` or ``simam``; see :data:`sat2dem_core.models.attention.ATTENTIONS`.
-        attention_form: ``"paper"``, or ``"original"`` as the block's own article has it.
-        drpan: ``"flow"``, reviser and region send their gradients to the generator, or ``"detached"``, they do not.
-        normalization: ``global`` or ``shift``; see :mod:`sat2dem_core.dataset.normalize`.
-        features: channels of the first level of the U-Net.
-        critic_features: those of discriminator and reviser.
-        l1_weight: factor of the L1 loss.
-        region_weight: factor of DRPAN's region loss.
-        penalty_weight: factor of the reviser's gradient penalty.
-        gradient: term ``none``, ``first``, ``second``, ``fused`` or ``slope``; see :data:`sat2dem_core.models.losses.GRADIENTS`.
-        gradient_weight: factor of the first-order (or slope) term.
-        second_weight: factor of the second-order term.
-        learning_rate: Adam's.
-        batch: tiles a step, over all processes together.
-        accumulate: in how many parts a batch is computed, one after the other, where it does not fit into memory whole.
-            The update is the same but for rounding and for the batch norms of the original CBAM and GAM.
-        schedule: ``"plateau"`` halves the rate when validation stands still for 20 rounds, as the paper does;
-            ``"cosine"`` lowers it to zero by the last step.
-        warmup: share of the steps over which ``"cosine"`` first raises the rate from zero.
-        ema: how much of the generator's moving average each step keeps (0.999, say); the average is what is validated,
-            saved and used. 0 for none.
-        steps: number of updates.
-        epochs: where not 0, counts by passes over the training tiles instead of by steps.
-        validate_every: epochs between two validations, each with a line in the log and a checkpoint.
-        flips: mirror training tiles at random: ``"horizontal"`` is left-right, ``"vertical"`` up-down, ``"both"`` either,
-            ``"none"`` neither. A mirrored tile has its sun on the wrong side.
-        crops: cut training tiles anew each epoch, anywhere in the training region; the stride then only says how many.
-        precision: ``"float32"``, or ``"mixed"``: convolutions in 16 bits where the device computes so natively, norms'
-            statistics, last layer, losses and metrics in float32. Float32 unless asked, as the paper has it.
-        compile: let torch.compile fuse what lies between the convolutions; the first step then takes a minute.
-        seed: of the initial weights and all that is random in training.
-    """
-
-    scene: str = "rocky-mountain"
-    split: str = "space"
-    version: int = 1
-    tile: int = 64
-    stride: int = 4
-    method: str = "unet"
-    attention: str = "none"
-    attention_form: str = "paper"
-    drpan: str = "flow"
-    normalization: str = "shift"
-    features: int = 16
-    critic_features: int = 16
-    l1_weight: float = 100.0
-    region_weight: float = 10.0
-    penalty_weight: float = 10.0
-    gradient: str = "none"
-    gradient_weight: float = 20.0
-    second_weight: float = 20.0
-    learning_rate: float = 1e-3
-    batch: int = 16
-    accumulate: int = 1
-    schedule: str = "cosine"
-    warmup: float = 0.1
-    ema: float = 0.0
-    steps: int = 600
-    epochs: int = 0
-    validate_every: int = 1
-    flips: str = "both"
-    crops: bool = False
-    precision: str = "float32"
-    compile: bool = False
-    seed: int = 0
+    scene: str = setting(
+        "rocky-mountain",
+        help="name of a scene, such as rocky-mountain or zion, or path of a tile store (.zarr)",
+    )
+    split: str = setting(
+        "space", choices=("space", "blocks", "paper"),
+        help="how tiles are split into training, validation and test: by regions with a gap between them (space; in a "
+        "store, by groups of tiles), by whole blocks of neighboring tiles drawn at random (blocks), or by the paper's "
+        "shuffle of single tiles (paper)",
+    )
+    version: int = setting(1, help="which random draw of blocks, or which of the paper's four splits (1 to 4)")
+    tile: int = setting(64, help="side of a tile in pixels, a power of two from 32 to 512")
+    stride: int = setting(
+        4, help="distance between neighboring training tiles in pixels; validation and test tiles never overlap"
+    )
+    method: str = setting("unet", choices=("unet", "pix2pix", "drpan"), help="the networks and how they are trained")
+    attention: str = setting("none", choices=("none", "cbam", "gam", "simam"), help="attention block of the networks")
+    attention_form: str = setting(
+        "paper", choices=("paper", "original"),
+        help="the attention block as the paper describes it, or as the block's own article does (original)",
+    )
+    drpan: str = setting(
+        "flow", choices=("flow", "detached"),
+        help="whether the gradients of DRPAN's reviser and region loss reach the generator (flow) or not (detached)",
+    )
+    normalization: str = setting(
+        "shift", choices=("global", "shift"),
+        help="elevation as a share of the data set's range (global), or above each tile's lowest point (shift)",
+    )
+    features: int = setting(16, help="channels at the first level of the U-Net")
+    critic_features: int = setting(16, help="channels at the first level of discriminator and reviser")
+    l1_weight: float = setting(100.0, help="weight of the L1 loss")
+    region_weight: float = setting(10.0, help="weight of DRPAN's region loss")
+    penalty_weight: float = setting(10.0, help="weight of the gradient penalty on DRPAN's reviser")
+    gradient: str = setting(
+        "none", choices=("none", "first", "second", "fused", "slope"),
+        help="loss term on derivatives of elevation: first or second order, both (fused), or slope in meters",
+    )
+    gradient_weight: float = setting(20.0, help="weight of the first-order term, or of the slope term")
+    second_weight: float = setting(20.0, help="weight of the second-order term")
+    learning_rate: float = setting(1e-3, help="learning rate of Adam")
+    batch: int = setting(16, help="tiles per step, over all processes together")
+    accumulate: int = setting(
+        1,
+        help="number of parts that a batch is computed in, one after the other, if it does not fit into memory; the "
+        "update is the same up to rounding, except with the batch norms of the original CBAM and GAM",
+    )
+    schedule: str = setting(
+        "cosine", choices=("plateau", "cosine"),
+        help="learning rate: halved when the validation error has not improved for 20 validations, as in the paper "
+        "(plateau), or lowered to zero by the last step (cosine)",
+    )
+    warmup: float = setting(0.1, help="share of the steps over which cosine first raises the learning rate from zero")
+    ema: float = setting(
+        0.0,
+        help="share of the generator's moving average that each step keeps, such as 0.999; the average is then what is "
+        "validated, saved and used; 0 for no average",
+    )
+    steps: int = setting(600, help="number of updates")
+    epochs: int = setting(0, help="number of passes over the training tiles, instead of steps; 0 to count by steps")
+    validate_every: int = setting(
+        1, help="epochs between two validations, each of which adds a line to the log and saves a checkpoint"
+    )
+    flips: str = setting(
+        "both", choices=FLIPS,
+        help="mirror training tiles at random: left-right (horizontal), up-down (vertical), or both; the sun of a "
+        "mirrored tile is on the wrong side",
+    )
+    crops: bool = setting(
+        False,
+        help="cut training tiles anew each epoch, anywhere in the training region; stride then sets only their number",
+    )
+    precision: str = setting(
+        "float32", choices=("float32", "mixed"),
+        help="number format: float32 as in the paper, or 16 bits for convolutions where the device supports "
+        "them natively (mixed); statistics of norms, last layer, losses and metrics stay in float32",
+    )
+    compile: bool = setting(
+        False, help="fuse the operations between convolutions with torch.compile; the first step then takes a minute"
+    )
+    seed: int = setting(0, help="seed of the initial weights and of everything random in training")
 
     def __post_init__(self) -> None:
-        choose("split", self.split, SPLITS)
-        choose("schedule", self.schedule, SCHEDULES)
-        choose("precision", self.precision, PRECISIONS)
-        choose("flips", self.flips, FLIPS)
-        for field in fields(self):
-            value = getattr(self, field.name)
-            kind: Any = field.type
+        for entry in fields(self):
+            value = getattr(self, entry.name)
+            kind: Any = entry.type
             if not isinstance(value, int | float if kind is float else kind):
-                raise InvalidConfig(f"{field.name} is {value!r}: give {kind.__name__}")
-        for name in ("batch", "accumulate", "steps", "stride", "features", "validate_every", "learning_rate", "l1_weight"):
+                raise InvalidConfig(f"{entry.name} is {value!r}: give {kind.__name__}")
+        for entry in fields(self):
+            if entry.metadata["choices"] and entry.name not in REGISTERED:
+                choose(entry.name.replace("_", " "), getattr(self, entry.name), entry.metadata["choices"])
+        positive = "batch", "accumulate", "steps", "stride", "features", "validate_every", "learning_rate", "l1_weight"
+        for name in positive:
             if not 0 < getattr(self, name) < math.inf:
                 raise InvalidConfig(f"{name} is {getattr(self, name)}: give a positive number")
         for name in ("warmup", "ema"):
             if not 0 <= getattr(self, name) < 1:
                 raise InvalidConfig(f"{name} is {getattr(self, name)}: give a share from 0 to below 1")
         if self.crops and self.split != "space":
-            raise InvalidConfig("crops are cut from a region, and the paper's split has none: choose split=space")
+            raise InvalidConfig(f"crops are cut from a region, and split={self.split} has none: choose split=space")
         if self.split == "blocks" and self.stride < self.tile:
             raise InvalidConfig(
-                f"tiles of {self.tile} px at a stride of {self.stride} overlap, across blocks too: set stride={self.tile}"
+                f"tiles of {self.tile} px at a stride of {self.stride} px overlap, also across blocks: "
+                f"set stride={self.tile}"
             )
         if self.epochs < 0:
             raise InvalidConfig(f"epochs is {self.epochs}: give 0 to count by steps, or a positive number")
@@ -120,21 +133,34 @@ class Config:
             raise InvalidConfig(f"seed is {self.seed}: give 0 or a positive number below 2^63")
 
     def cosine(self, step: int, steps: int) -> float:
-        """The learning rate of a step of the cosine schedule, the first being 0."""
+        """Learning rate of the cosine schedule at a step, counted from 0."""
         rising = (step + 1) / (self.warmup * steps) if self.warmup else 1.0
         return self.learning_rate * min(rising, 0.5 * (1 + math.cos(math.pi * step / steps)))
 
 
+def meanings() -> dict[str, str]:
+    """The meaning of each setting, in one sentence."""
+    return {entry.name: entry.metadata["help"] for entry in fields(Config)}
+
+
+# The meanings for the page of this module, too. With -OO the class has no docstring of its own, and nobody reads this.
+Config.__doc__ = "\n".join([
+    inspect.cleandoc(Config.__doc__ or ""), "", "Attributes:",
+    *(f"    {name}: {meaning}" for name, meaning in meanings().items()),
+])
+
+
 PRESETS = {
     "cpu": Config(),
-    # The paper's network on a free Colab T4 for an evening: 1.3 million tiles in float16 and a cosine that ends there.
+    # The paper's network on a free Colab T4 for an evening: 1.3 million tiles, convolutions in float16.
     "gpu": Config(
         tile=256, stride=64, features=64, critic_features=64, learning_rate=2e-4, batch=32, steps=40_000,
         validate_every=5, precision="mixed",
     ),
-    # What studies/search-*.toml found best on the validation part of a 30 m scene, in minutes on two cores.
+    # The best settings of studies/search-*.toml on the validation tiles of a 30 m scene: minutes on two cores.
     "zion": Config(
-        scene="zion", tile=128, stride=32, precision="mixed", learning_rate=2e-3, flips="none", steps=3960, validate_every=4,
+        scene="zion", tile=128, stride=32, precision="mixed", learning_rate=2e-3, flips="none", steps=3960,
+        validate_every=4,
     ),
     # The authors' code, whose DRPAN sends no gradient from reviser and region to the generator.
     "paper": Config(
@@ -144,26 +170,15 @@ PRESETS = {
 }
 
 
-def meanings() -> dict[str, str]:
-    """What each setting means, from :class:`Config`'s docstring: the one source, also of the shell's help."""
-    text = inspect.cleandoc(Config.__doc__ or "").split("Attributes:\n")[1]
-    entries = re.findall(r"^ {4}(\w[\w, ]*): (.*(?:\n {8}.*)*)", text, re.MULTILINE)
-    return {
-        name: re.sub(r":\w+:`([^`]*)`", r"\1", " ".join(meaning.replace("``", "").split()))
-        for names, meaning in entries for name in names.split(", ")
-    }
-
-
 def preset(name: str, **changes: Any) -> Config:
     """The settings of a preset, with any field changed by keyword.
 
     Raises:
-        UnknownName: no such preset or field; the message lists the valid ones.
+        UnknownName: no such preset or field; the message lists the valid names.
 
     >>> preset("cpu", method="pix2pix").steps
     600
     """
-    known = [field.name for field in fields(Config)]
-    for field in changes:
-        choose("setting", field, known)
+    for changed in changes:
+        choose("setting", changed, meanings())
     return replace(PRESETS[choose("preset", name, PRESETS)], **changes)

@@ -1,4 +1,4 @@
-"""A digest of what code means: of its syntax tree, so that a better sentence or another folder makes no result stale."""
+"""A digest of what code means rather than of its text: a better sentence or another folder makes no result stale."""
 
 import ast
 import hashlib
@@ -12,15 +12,17 @@ from sat2dem_core.paths import PACKAGE
 # The modules that decide what a training run computes.
 TRAINING = (
     "config", "scenes", "grids", "tiles", "splits", "parts", "normalize", "attention", "networks", "losses", "methods",
-    "loader", "trainer",
+    "device", "loader", "trainer",
 )
+# Fields of syntax nodes without influence on results: types, and the u of u"text".
+IGNORED = {"annotation", "returns", "type_comment", "type_params", "kind"}
 
 
 def module_digests(modules: Iterable[str] = TRAINING) -> dict[str, str]:
-    """The digest of each module, named without its folder.
+    """The digest of each module, by the module's name without its folder.
 
-    A digest covers the syntax tree without docstrings, annotations, comments and imports: it changes with an operator or
-    a name, and not with a sentence, a type or the folder that a file lies in.
+    A digest changes with an operator, a constant or a name, and not with a sentence, a type or the folder of the file:
+    see :func:`meaning`.
 
     Raises:
         LookupError: no module, or more than one, has that name.
@@ -34,20 +36,22 @@ def digest(modules: Iterable[str] = TRAINING) -> str:
 
 
 def meaning(source: str) -> str:
-    """What a module's digest is made of: its syntax tree as text, the same for every version of Python.
+    """The syntax tree of a module as text, the same in every version of Python.
 
-    >>> meaning("x: int = 1  # one") == meaning("x: float = 1")
+    Comments, docstrings, annotations, imports, the messages of errors and texts of help (``help=…``) are left out. In
+    the body of a class an annotated name stays, without its type, since it may be a field of a dataclass.
+
+    >>> meaning("x: int = 1  # one") == meaning("x = 1") != meaning("x = 2")
     True
     """
-    return _text(_Bare().visit(ast.parse(source)))
+    return _text(ast.parse(source))
 
 
-@cache
 def _find(name: str) -> Path:
-    found = [path for path in PACKAGE.rglob(f"{name}.py")]
-    if len(found) != 1:
-        raise LookupError(f"{len(found)} modules of sat2dem_core are called {name}: a digest needs one")
-    return found[0]
+    paths = [path for path in PACKAGE.rglob(f"{name}.py") if PACKAGE / "data" not in path.parents]
+    if len(paths) != 1:
+        raise LookupError(f"{len(paths)} modules of sat2dem_core are called {name}: a digest needs exactly one")
+    return paths[0]
 
 
 @cache
@@ -55,38 +59,35 @@ def _file_digest(path: Path) -> str:
     return hashlib.sha256(meaning(path.read_text(encoding="utf-8")).encode()).hexdigest()[:12]
 
 
-class _Bare(ast.NodeTransformer):
-    """Drop what does not change what code does."""
+def _text(node: Any, in_class: bool = False) -> str:
+    """A node with its fields but without positions; ``ast.dump`` differs between versions of Python.
 
-    def visit_Import(self, node: ast.Import) -> None:
-        return None
-
-    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
-        return None
-
-    def visit_If(self, node: ast.If) -> ast.AST | None:
-        return None if isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING" else self.generic_visit(node)
-
-    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
-        is_text = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
-        return None if is_text else self.generic_visit(node)  # a docstring, or a text that nobody reads
-
-    def visit_arg(self, node: ast.arg) -> ast.AST:
-        node.annotation = None
-        return node
-
-    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
-        node.returns = None
-        return self.generic_visit(node)
-
-    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST:
-        node.annotation = ast.Constant(None)
-        return self.generic_visit(node)
-
-
-def _text(node: Any) -> str:
-    """A node with its fields, without positions; ``ast.dump`` writes other texts in other versions of Python."""
-    if isinstance(node, ast.AST):
-        fields = (f"{name}={_text(value)}" for name, value in ast.iter_fields(node) if value not in (None, []))
-        return f"{type(node).__name__}({', '.join(fields)})"
-    return f"[{', '.join(map(_text, node))}]" if isinstance(node, list) else repr(node)
+    Args:
+        node: a node, a list of nodes, or the value of a node's field.
+        in_class: whether the node is a statement in the body of a class.
+    """
+    match node:
+        case list():
+            return f"[{', '.join(filter(None, (_text(item, in_class) for item in node)))}]"
+        case ast.Import() | ast.ImportFrom() | ast.Pass() | ast.Expr(value=ast.Constant()) | ast.keyword(arg="help"):
+            return ""
+        case ast.If(test=ast.Name(id="TYPE_CHECKING") | ast.Attribute(attr="TYPE_CHECKING")):
+            return _text(node.orelse)[1:-1]  # what the program runs
+        case ast.AnnAssign(value=None) if not in_class:
+            return ""
+        case ast.AnnAssign(value=ast.expr() as value) if not in_class:
+            node = ast.Assign([node.target], value)
+        case ast.Raise(exc=ast.Call(func=error)):
+            node = ast.Raise(error, node.cause)
+        case ast.JoinedStr():  # Python 3.12 puts empty texts into some f-strings
+            node = ast.JoinedStr([part for part in node.values if getattr(part, "value", None) != ""])
+        case ast.AST():
+            pass
+        case _:
+            return repr(node)
+    fields = []
+    for name, value in ast.iter_fields(node):
+        text = "" if value is None or name in IGNORED else _text(value, isinstance(node, ast.ClassDef))
+        if text not in ("", "[]"):
+            fields.append(f"{name}={text}")
+    return f"{type(node).__name__}({', '.join(fields)})"

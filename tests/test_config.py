@@ -1,10 +1,17 @@
-from dataclasses import asdict
+"""Settings, their meanings, and what is refused."""
+
+import subprocess
+import sys
+from dataclasses import asdict, fields
 
 import pytest
 
-from sat2dem_core.config import PRESETS, Config, preset
+from sat2dem_core.config import PRESETS, Config, meanings, preset
+from sat2dem_core.dataset.normalize import NORMALIZATIONS
 from sat2dem_core.errors import InvalidConfig, UnknownName
-from sat2dem_core.models.methods import build_method
+from sat2dem_core.models.attention import ATTENTIONS, FORMS
+from sat2dem_core.models.losses import GRADIENTS
+from sat2dem_core.models.methods import METHODS, build_method
 
 
 def test_paper_preset_is_the_authors_settings():
@@ -38,6 +45,9 @@ def test_changes_replace_settings_and_leave_the_preset_alone():
         (lambda: Config(flips="up"), "unknown flips 'up': choose one of none, horizontal, vertical, both"),
         (lambda: Config(precision="half"), "unknown precision 'half': choose one of float32, mixed"),
         (lambda: Config(schedule="step"), "unknown schedule 'step': choose one of plateau, cosine"),
+        (lambda: Config(drpan="on"), "unknown drpan 'on': choose one of flow, detached"),
+        (lambda: Config(attention_form="own"), "unknown attention form 'own': choose one of paper, original"),
+        (lambda: Config(normalization="local"), "unknown normalization 'local': choose one of global, shift"),
     ],
 )
 def test_unknown_names_list_the_valid_ones(make, message):
@@ -65,6 +75,35 @@ def test_values_that_make_no_run_are_refused_and_named(name, value):
 
 
 def test_tiles_that_overlap_cannot_be_split_by_blocks():
-    with pytest.raises(InvalidConfig, match="tiles of 64 px at a stride of 4 overlap, across blocks too: set stride=64"):
+    with pytest.raises(InvalidConfig, match="tiles of 64 px at a stride of 4 px overlap, also across blocks: set stride=64"):
         Config(split="blocks")
     Config(split="blocks", stride=64)
+
+
+@pytest.mark.parametrize(
+    ("setting", "registry"),
+    [("method", METHODS), ("attention", ATTENTIONS), ("attention_form", FORMS), ("gradient", GRADIENTS),
+     ("normalization", NORMALIZATIONS)],
+)
+def test_the_choices_in_the_help_are_those_of_the_registries(setting, registry):
+    choices = {entry.name: entry.metadata["choices"] for entry in fields(Config)}
+    assert choices[setting] == tuple(registry)
+
+
+def test_a_registered_block_of_ones_own_is_accepted():
+    assert Config(attention="mine", method="mine", gradient="mine").attention == "mine"
+
+
+def test_every_setting_is_explained_in_the_documentation_and_in_the_help():
+    assert list(meanings()) == [entry.name for entry in fields(Config)]
+    for name, meaning in meanings().items():
+        assert len(meaning) > 15 and f"\n    {name}: {meaning}" in Config.__doc__
+    assert Config.__doc__.startswith("The settings of one run") and "\n\nAttributes:\n    scene: " in Config.__doc__
+
+
+def test_help_needs_no_docstrings():
+    command = [sys.executable, "-OO", "-m", "sat2dem_core", "train", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8")
+    assert done.returncode == 0, done.stderr
+    shown = " ".join(done.stdout.split())
+    assert "--seed INT seed of the initial weights and of everything random in training [0]" in shown
