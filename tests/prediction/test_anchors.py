@@ -145,7 +145,7 @@ def test_an_image_that_lies_nowhere_cannot_be_anchored(tmp_path, picture, tiny_w
         file.write(picture)
     with pytest.raises(MissingCRS):
         predict(tmp_path / "nowhere.tif", tmp_path / "a.tif", tiny_weights, progress=False)
-    with pytest.warns(UserWarning, match="lies nowhere"):
+    with pytest.warns(UserWarning, match="has no coordinates"):
         made = predict(tmp_path / "nowhere.tif", tmp_path / "a.tif", tiny_weights, gsd=30, progress=False, caution=False)
     assert made.tags["HEIGHTS"] == "relative"
     with pytest.raises(InvalidAnchors, match="lies nowhere"), pytest.warns(UserWarning):

@@ -1,3 +1,5 @@
+"""Images of any size, grid and type, read as the networks need them."""
+
 import warnings
 
 import numpy as np
@@ -16,8 +18,8 @@ def test_an_image_on_square_pixels_of_the_models_size_is_taken_as_it_is(write_ra
     image = open_image(write_raster("a.tif", picture), *NEAR)
     assert not image.warped and (image.height, image.width) == (64, 80) and image.bands == (1, 2, 3)
     assert image.gsd == pytest.approx(30, rel=2e-3) and image.latitude == pytest.approx(40.47, abs=0.1)
-    rgb, seen = image.read(10, 20, 16, 24)
-    assert np.array_equal(rgb, picture[:, 10:26, 20:44]) and seen.all()
+    rgb, valid = image.read(10, 20, 16, 24)
+    assert np.array_equal(rgb, picture[:, 10:26, 20:44]) and valid.all()
 
 
 def test_finer_pixels_are_averaged_onto_the_models(write_raster):
@@ -25,8 +27,8 @@ def test_finer_pixels_are_averaged_onto_the_models(write_raster):
     path = write_raster("fine.tif", fine, transform=from_origin(450_000, 4_480_000, 10, 10))
     image = open_image(path, *NEAR)
     assert image.warped and (image.height, image.width) == (20, 30) and image.gsd == pytest.approx(30, rel=2e-3)
-    rgb, seen = image.read(0, 0, 20, 30)
-    assert seen.all() and np.abs(rgb.astype(int) - fine[:, 1::3, 1::3]).max() <= 1
+    rgb, valid = image.read(0, 0, 20, 30)
+    assert valid.all() and np.abs(rgb.astype(int) - fine[:, 1::3, 1::3]).max() <= 1
 
 
 def test_degrees_become_meters_in_utm_also_in_the_south(write_raster, picture):
@@ -36,32 +38,34 @@ def test_degrees_become_meters_in_utm_also_in_the_south(write_raster, picture):
     assert crs.to_epsg() == 32719 and 25 < gsd < 34 and image.latitude < 0 and image.transform[4] == -gsd
 
 
-def test_a_turned_image_is_straightened_and_its_corners_are_unseen(write_raster, picture):
+def test_a_rotated_image_becomes_upright_and_its_corners_are_not_valid(write_raster, picture):
     turned = Affine.translation(450_000, 4_480_000) * Affine.rotation(20) * Affine.scale(30, -30)
     image = open_image(write_raster("turned.tif", picture, transform=turned), *NEAR)
-    rgb, seen = image.read(0, 0, image.height, image.width)
-    assert 0.4 < seen.mean() < 0.95 and not seen[0, 0] and seen[image.height // 2, image.width // 2]
+    rgb, valid = image.read(0, 0, image.height, image.width)
+    assert 0.4 < valid.mean() < 0.95 and not valid[0, 0] and valid[image.height // 2, image.width // 2]
 
 
-def test_a_model_that_knows_a_range_takes_the_pixels_within_it(write_raster, picture):
+def test_a_model_of_a_range_of_pixel_sizes_takes_those_within_it(write_raster, picture):
     path = write_raster("coarse.tif", picture, transform=from_origin(450_000, 4_480_000, 90, 90))
     assert not open_image(path, 30, 150).warped
-    with pytest.warns(UserWarning, match=r"pixels of 90 m.* knows 30 to 30 m"):
+    with pytest.warns(UserWarning, match=r"pixels of 90 m.* trained on 30 to 30 m.* adds no detail"):
         assert open_image(path, *NEAR).gsd == pytest.approx(30, rel=0.01)
 
 
 def test_an_image_far_finer_than_the_model_is_named_with_the_numbers(write_raster, picture):
-    path = write_raster("drone.tif", picture.repeat(3, 1).repeat(3, 2), transform=from_origin(450_000, 4_480_000, 0.5, 0.5))
-    with pytest.warns(UserWarning, match=r"pixels of 0.5 m, the model knows 30 to 30 m: it is resampled to 30 m, and finer"):
+    drone = picture.repeat(3, 1).repeat(3, 2)
+    path = write_raster("drone.tif", drone, transform=from_origin(450_000, 4_480_000, 0.5, 0.5))
+    warning = r"pixels of 0.5 m, .* trained on 30 to 30 m: the image is resampled to 30 m, which loses finer detail"
+    with pytest.warns(UserWarning, match=warning):
         open_image(path, *NEAR)
 
 
-def test_nodata_is_where_every_band_has_the_value(write_raster, picture):
+def test_a_pixel_is_nodata_where_every_band_has_the_value(write_raster, picture):
     picture[:, 5:9] = 0
     picture[0, 20] = 0
     path = write_raster("holes.tif", picture, nodata=0)
-    seen = open_image(path, *NEAR).read(0, 0, 64, 80)[1]
-    assert not seen[5:9].any() and seen[20].all()
+    valid = open_image(path, *NEAR).read(0, 0, 64, 80)[1]
+    assert not valid[5:9].any() and valid[20].all()
     assert open_image(path, *NEAR, nodata=None).read(0, 0, 64, 80)[1].all()
     warped = open_image(path, 60, 60)
     assert not warped.read(3, 0, 1, 40)[1].any() and warped.read(12, 0, 5, 40)[1].all()
@@ -73,14 +77,14 @@ def test_alpha_says_where_there_is_an_image(write_raster, picture):
     path = write_raster("alpha.tif", np.concatenate([picture, alpha]))
     with rasterio.open(path, "r+") as file:
         file.colorinterp = [ColorInterp.red, ColorInterp.green, ColorInterp.blue, ColorInterp.alpha]
-    seen = open_image(path, *NEAR).read(0, 0, 64, 80)[1]
-    assert not seen[:, :30].any() and seen[:, 30:].all()
+    valid = open_image(path, *NEAR).read(0, 0, 64, 80)[1]
+    assert not valid[:, :30].any() and valid[:, 30:].all()
     assert not open_image(path, 60, 60).read(0, 0, 32, 14)[1].any()
 
 
-def test_reflectance_is_stretched_and_the_values_are_told(write_raster, picture):
+def test_reflectance_is_stretched_and_a_warning_names_the_values(write_raster, picture):
     path = write_raster("float.tif", picture.astype(np.float32) / 1000)
-    with pytest.warns(UserWarning, match=r"float32: 0.00\d+ to 0.2\d+.*--stretch"):
+    with pytest.warns(UserWarning, match=r"float32: .* 0.00\d+ and 0.2\d+, .*--stretch"):
         rgb, _ = open_image(path, *NEAR).read(0, 0, 64, 80)
     assert rgb.dtype == np.uint8 and rgb.min() == 0 and rgb.max() == 255
     with warnings.catch_warnings():
@@ -113,7 +117,7 @@ def test_a_band_order_that_looks_wrong_is_named(write_raster, picture):
         open_image(write_raster("blue.tif", picture), *NEAR)
 
 
-def test_an_image_that_lies_nowhere_needs_the_size_of_its_pixels(tmp_path, picture):
+def test_an_image_without_coordinates_needs_the_size_of_its_pixels(tmp_path, picture):
     path = tmp_path / "nowhere.tif"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -121,7 +125,7 @@ def test_an_image_that_lies_nowhere_needs_the_size_of_its_pixels(tmp_path, pictu
             file.write(picture)
     with pytest.raises(MissingCRS, match="--gsd"):
         open_image(path, *NEAR)
-    with pytest.warns(UserWarning, match="lies nowhere"):
+    with pytest.warns(UserWarning, match="has no coordinates, .* a pixel is 25 m wide"):
         image = open_image(path, *NEAR, gsd=25.0)
     assert image.crs is None and image.gsd == 25 and np.array_equal(image.read(0, 0, 64, 80)[0], picture)
 
@@ -129,10 +133,12 @@ def test_an_image_that_lies_nowhere_needs_the_size_of_its_pixels(tmp_path, pictu
 def test_what_cannot_be_read_or_shows_nothing_is_refused(tmp_path, write_raster, picture):
     with pytest.raises(UnreadableRaster, match="does not exist"):
         open_image(tmp_path / "none.tif", *NEAR)
-    (tmp_path / "text.tif").write_text("no raster")
+    (tmp_path / "text.tif").write_text("no raster", encoding="utf-8")
     with pytest.raises(UnreadableRaster, match="cannot be read"):
         open_image(tmp_path / "text.tif", *NEAR)
-    with pytest.raises(UnsupportedImagery, match="all nodata"):
+    with pytest.raises(UnsupportedImagery, match="no valid pixel"):
         open_image(write_raster("empty.tif", picture * 0, nodata=0), *NEAR)
+    with pytest.raises(UnsupportedImagery, match="is 0.5 almost everywhere: give an image with contrast"):
+        open_image(write_raster("even.tif", np.full((3, 64, 80), 0.5, np.float32)), *NEAR)
     with pytest.raises(UnsupportedImagery, match="complex"):
         open_image(write_raster("complex.tif", picture.astype("complex64")), *NEAR)
