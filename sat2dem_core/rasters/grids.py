@@ -1,4 +1,4 @@
-"""The size of pixels on the ground, and UTM zones."""
+"""The size of a raster's pixels on the ground, and UTM zones."""
 
 import math
 from typing import TYPE_CHECKING, Any
@@ -13,12 +13,14 @@ if TYPE_CHECKING:
 
 
 def pixel_size(crs: Any, transform: Affine, width: int, height: int) -> tuple[float, float]:
-    """Size of a raster's pixel on the ground at the raster's center: (down the rows, along the columns) in meters.
+    """Size on the ground of the pixel at a raster's center: (down the rows, along the columns) in meters.
+
+    The sides of the pixel are measured on the WGS 84 ellipsoid, since a projection stretches distances.
 
     Args:
-        crs: anything that pyproj reads as a coordinate reference system.
-        transform: from column and row to the coordinates of that system; it may be rotated.
-        width, height: px.
+        crs: a coordinate reference system in any form that pyproj reads.
+        transform: from column and row to coordinates; it may be rotated.
+        width, height: of the raster, px.
     """
     x, y = width / 2, height / 2
     ends = [(x - 0.5, y), (x + 0.5, y), (x, y - 0.5), (x, y + 0.5)]
@@ -29,7 +31,7 @@ def pixel_size(crs: Any, transform: Affine, width: int, height: int) -> tuple[fl
 
 
 def ground_sampling_distance(scene: "xr.Dataset | xr.DataArray") -> tuple[float, float]:
-    """Ground sampling distance of a scene at its center: (down the rows, along the columns) in meters.
+    """Ground sampling distance at the center of a scene: (down the rows, along the columns) in meters.
 
     >>> from sat2dem_core import open_scene
     >>> [round(side) for side in ground_sampling_distance(open_scene())]
@@ -45,15 +47,15 @@ def center(crs: Any, transform: Affine, width: int, height: int) -> tuple[float,
 
 
 def to_degrees(crs: Any) -> Transformer:
-    """From a coordinate reference system to longitude and latitude on WGS 84, in that order."""
+    """The transformer from a coordinate reference system to longitude and latitude on WGS 84, in that order."""
     return Transformer.from_crs(CRS.from_user_input(crs), "EPSG:4326", always_xy=True)
 
 
 def utm_epsg(lon: ArrayLike, lat: ArrayLike) -> np.ndarray:
-    """EPSG codes of the UTM zones (WGS 84) that points lie in, degrees: arrays of one shape to integers of that shape.
+    """EPSG codes of the UTM zones (WGS 84) of points: longitude and latitude in degrees to integers of the same shape.
 
-    The zones are those of the EPSG registry, six degrees wide everywhere, without the military grid's exceptions around
-    Norway and Svalbard. pyproj answers the same, but for one point at a time, and a grid has thousands.
+    The zones are those of the EPSG registry, six degrees wide everywhere, without the exceptions of the military grid
+    around Norway and Svalbard. pyproj finds the same zones, but one point at a time, and a grid has thousands.
 
     >>> utm_epsg([-3.7, 174.8], [40.4, -41.3])
     array([32630, 32760])
@@ -63,5 +65,5 @@ def utm_epsg(lon: ArrayLike, lat: ArrayLike) -> np.ndarray:
 
 
 def square_size(size: tuple[float, float]) -> float:
-    """Side in meters of the square that has a pixel's area."""
+    """Side of the square with the area of a pixel, meters."""
     return math.sqrt(size[0] * size[1])
