@@ -1,6 +1,6 @@
 """What networks learn from: scenes and stores of tiles, their splits and their normalization.
 
-Its light rooms (tiles, splits, normalization) need no raster library, so names load their module when used.
+The rooms ``tiles``, ``splits``, ``parts`` and ``normalize`` need no raster library, so names load when they are used.
 """
 
 from typing import TYPE_CHECKING

@@ -1,11 +1,13 @@
-"""Views of a scene for a model that is to work elsewhere: other scales, turns and light, with the sun where it was.
+"""Random views of a scene, for models that must work on other areas: other scales, rotations and light.
 
 A network trained on one scene as it is learns that scene's colors, pixel size and relief. Here every training tile is
-drawn anew from a random place, turned by some degrees, at a random ground sampling distance, in other light. Two things
-are kept. The sun: a mirrored tile is lit from the wrong side, and a network that trusts shading would turn valleys into
-ridges, so tiles are mirrored only about the diagonal from north-west to south-east, near which the morning sun of an
-orbiting camera stands. And the scale of relief: see :func:`relief_unit`.
+sampled at a random place, rotated by some degrees, at a random ground sampling distance, in other light. Two things
+stay fixed. The direction of the light: a mirrored tile is lit from the wrong side, and a network that relies on shading
+would turn valleys into ridges. Tiles are therefore mirrored only about the diagonal from north-west to south-east,
+close to which the sun of a morning orbit stands. And the scale of relief: see :func:`relief_unit`.
 """
+
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,17 +18,18 @@ from sat2dem_core.dataset.tiles import Tiles
 from sat2dem_core.errors import NoTiles
 from sat2dem_core.rasters.grids import ground_sampling_distance
 
-GSD = 30.0  # meters: where a unit of relief is a meter
+GSD = 30.0  # meters: the ground sampling distance at which a unit of relief is a meter
 HURST = 0.45  # how relief grows with scale; benchmarks/relief.py measures it
-TURN = 25.0  # degrees
+TURN = 25.0  # degrees: largest rotation
 
 
 def relief_unit(gsd: float, hurst: float = HURST) -> float:
-    """Meters that a unit of relief stands for where a pixel is ``gsd`` meters wide.
+    """Meters in one unit of relief, at a ground sampling distance of ``gsd`` meters.
 
-    A tile of so many pixels spans more ground where pixels are larger, and more relief, but not in proportion: terrain
-    is nearly self-affine, its relief growing as the span to the power of the Hurst exponent (Mandelbrot 1975,
-    doi 10.1073/pnas.72.10.3825). Measured so, relief is alike at all scales, and one network can predict it.
+    A tile of a given number of pixels spans a larger area where pixels are larger, and more relief, but not in
+    proportion: terrain is nearly self-affine, and its relief grows as the span to the power of the Hurst exponent
+    (Mandelbrot 1975, doi 10.1073/pnas.72.10.3825). In this unit relief is similar at all scales, so that one network
+    can predict it.
 
     >>> round(relief_unit(30.0), 2), round(relief_unit(120.0), 2)
     (1.0, 1.87)
@@ -37,52 +40,97 @@ def relief_unit(gsd: float, hurst: float = HURST) -> float:
 def views(
     scene: xr.Dataset, count: int, size: int, finest: float, coarsest: float, seed: int = 0, plain: bool = False
 ) -> Tiles:
-    """Draw tiles from random places of a scene, in units of relief above each one's lowest point.
+    """Sample tiles at random places of a scene; their ``dem`` is in units of relief above each tile's lowest point.
 
     Args:
-        scene: ``rgb`` and ``dem``, its sun in the south-east.
-        count: how many.
+        scene: ``rgb`` and ``dem``, lit from the south-east.
+        count: number of tiles.
         size: px.
-        finest, coarsest: ground sampling distances to draw from, meters; where a tile would not fit, the largest that
-            does.
-        plain: not turned, mirrored or relit, to validate with.
+        finest, coarsest: range of ground sampling distances, meters; where a tile would not fit into the scene, the
+            largest distance at which it does.
+        plain: neither rotated, mirrored nor in other light, for validation.
 
     Raises:
         NoTiles: no place without nodata was found.
     """
-    rng, (down, along) = np.random.default_rng(seed), ground_sampling_distance(scene)
-    image, dem = scene.rgb.values.astype(np.float32), scene.dem.values.astype(np.float32)
-    extent = dem.shape[0] * down, dem.shape[1] * along
-    pyramid = {}
-    rgb, heights, misses = [], [], 0
+    rng = np.random.default_rng(seed)
+    pyramid, name = _Pyramid(scene), scene.attrs.get("name")
+    rgb, relief, misses = [], [], 0
     ids: list[str] = []
     while len(ids) < count:
-        turn = 0.0 if plain else np.radians(rng.uniform(-TURN, TURN))
-        reach = np.abs(np.cos(turn)) + np.abs(np.sin(turn))  # of a turned square, in its sides
-        fitting = 0.98 * min(extent) / (size * reach)
-        gsd = np.exp(rng.uniform(np.log(finest), np.log(max(finest, min(coarsest, fitting)))))
-        half = size * gsd * reach / 2
-        center = [rng.uniform(half, side - half) if side > 2 * half else side / 2 for side in extent]
-        factor = max(1, int(gsd / max(down, along) + 1e-6))
-        if factor not in pyramid:
-            pyramid[factor] = _coarser(image, factor), _coarser(dem[None], factor)
-        steps = (np.arange(size) + 0.5 - size / 2) * gsd
-        rows, columns = np.meshgrid(steps, steps, indexing="ij")
-        if not plain and rng.random() < 0.5:
-            rows, columns = columns, rows
-        south = center[0] + rows * np.cos(turn) - columns * np.sin(turn)
-        east = center[1] + rows * np.sin(turn) + columns * np.cos(turn)
-        pixels, ground = (_sample(level, south / (down * factor), east / (along * factor)) for level in pyramid[factor])
-        if np.isnan(ground).any():
+        window = _draw_window(pyramid.extent, size, (finest, coarsest), plain, rng)
+        pixels, dem = pyramid.sample(window, size)
+        if np.isnan(dem).any():
             misses += 1
             if misses > 50 * count + 1000:
-                name = scene.attrs.get("name", "the scene")
-                raise NoTiles(f"{name} has nodata wherever a tile of {size} px might lie: choose smaller tiles")
+                raise NoTiles(
+                    f"{name or 'the scene'} has nodata wherever a tile of {size} px might lie: choose smaller tiles"
+                )
             continue
         rgb.append((pixels if plain else _relit(pixels, rng)).round().clip(0, 255).astype(np.uint8))
-        heights.append((ground[0] - ground.min()) / relief_unit(gsd))
-        ids.append(f"{scene.attrs.get('name', 'scene')}_{center[0]:.0f}m_{center[1]:.0f}m_{gsd:.0f}m_{len(ids)}")
-    return Tiles(np.stack(rgb), np.stack(heights).astype(np.float32), tuple(ids), np.zeros((count, 2), int), (GSD, GSD))
+        relief.append((dem - dem.min()) / relief_unit(window.gsd))
+        ids.append(f"{name or 'scene'}_{window.south:.0f}m_{window.east:.0f}m_{window.gsd:.0f}m_{len(ids)}")
+    return Tiles(np.stack(rgb), np.stack(relief).astype(np.float32), tuple(ids), np.zeros((count, 2), int), (GSD, GSD))
+
+
+@dataclass(frozen=True)
+class _Window:
+    """Where a tile is sampled.
+
+    Attributes:
+        south, east: its center, meters from the scene's upper left corner.
+        gsd: meters.
+        turn: rotation, radians.
+        mirrored: about the diagonal from north-west to south-east.
+    """
+
+    south: float
+    east: float
+    gsd: float
+    turn: float
+    mirrored: bool
+
+
+def _draw_window(
+    extent: tuple[float, float], size: int, gsds: tuple[float, float], plain: bool, rng: np.random.Generator
+) -> _Window:
+    """A random window that lies within the extent (south, east; meters) where it fits, and at its center otherwise."""
+    finest, coarsest = gsds
+    turn = 0.0 if plain else np.radians(rng.uniform(-TURN, TURN))
+    reach = np.abs(np.cos(turn)) + np.abs(np.sin(turn))  # width of a rotated square, in units of its side
+    fitting = 0.98 * min(extent) / (size * reach)
+    gsd = np.exp(rng.uniform(np.log(finest), np.log(max(finest, min(coarsest, fitting)))))
+    half = size * gsd * reach / 2
+    south, east = (rng.uniform(half, side - half) if side > 2 * half else side / 2 for side in extent)
+    return _Window(south, east, gsd, turn, mirrored=not plain and rng.random() < 0.5)
+
+
+class _Pyramid:
+    """A scene and its averages over squares of pixels, from which coarser views are sampled."""
+
+    def __init__(self, scene: xr.Dataset):
+        self.gsd = ground_sampling_distance(scene)
+        image, dem = scene.rgb.values.astype(np.float32), scene.dem.values.astype(np.float32)
+        self.levels = {1: (image, dem[None])}
+        self.extent = dem.shape[0] * self.gsd[0], dem.shape[1] * self.gsd[1]  # south, east; meters
+
+    def sample(self, window: _Window, size: int) -> tuple[np.ndarray, np.ndarray]:
+        """Image (3, size, size) and elevation (size, size) in the window, from the level next finer than its pixels."""
+        down, along = self.gsd
+        factor = max(1, int(window.gsd / max(down, along) + 1e-6))
+        if factor not in self.levels:
+            image, dem = self.levels[1]
+            self.levels[factor] = _coarser(image, factor), _coarser(dem, factor)
+        steps = (np.arange(size) + 0.5 - size / 2) * window.gsd
+        rows, columns = np.meshgrid(steps, steps, indexing="ij")
+        if window.mirrored:
+            rows, columns = columns, rows
+        south = window.south + rows * np.cos(window.turn) - columns * np.sin(window.turn)
+        east = window.east + rows * np.sin(window.turn) + columns * np.cos(window.turn)
+        image, dem = (
+            _sample(level, south / (down * factor), east / (along * factor)) for level in self.levels[factor]
+        )
+        return image, dem[0]
 
 
 def _coarser(bands: np.ndarray, factor: int) -> np.ndarray:
@@ -92,7 +140,7 @@ def _coarser(bands: np.ndarray, factor: int) -> np.ndarray:
 
 
 def _sample(bands: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """Values at places between pixels, whose upper left corner is (0, 0)."""
+    """Values between pixels, at coordinates that count from the upper left corner of the upper left pixel."""
     grid = np.stack([2 * columns / bands.shape[2] - 1, 2 * rows / bands.shape[1] - 1], -1).astype(np.float32)
     tensors = torch.from_numpy(bands)[None], torch.from_numpy(grid)[None]
     return F.grid_sample(*tensors, mode="bilinear", padding_mode="border", align_corners=False)[0].numpy()

@@ -1,73 +1,94 @@
-"""A store of tiles made: each tile on its own, collected beside the store, which appears when all are there."""
+"""Building a store: each tile is made on its own and collected, and the store appears when all tiles are there.
+
+:func:`build` makes tiles from open catalogs, :func:`assemble` from any function that makes one. An interrupted build
+continues where it stopped, and its store is byte for byte the one that an undisturbed build writes.
+"""
 
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from contextlib import closing
 from dataclasses import asdict
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import xarray as xr
 import zarr
-from dask.distributed import Client, as_completed
 from numcodecs import Blosc
 from tqdm import tqdm
 
-from sat2dem_core.dataset import stac
 from sat2dem_core.dataset.catalogs import Request
-from sat2dem_core.dataset.grid import PIXELS, RESOLUTION, Region, cells, overlaps, read_region
+from sat2dem_core.dataset.grid import PIXELS, RESOLUTION, Cell, Region, cells, overlaps, read_region
 from sat2dem_core.dataset.store import CHUNK, VERSION, open_store
-from sat2dem_core.errors import DamagedStore, Sat2DEMError
+from sat2dem_core.errors import DamagedStore, Sat2DEMError, needs
 from sat2dem_core.rasters.atomic import part_of, replacing
+
+if TYPE_CHECKING:
+    from dask.distributed import Client
+
+WAITING = 4  # tasks submitted per thread: a task that waits costs memory
+Task: TypeAlias = Callable[[], Sat2DEMError | None]
+Results: TypeAlias = Generator[Sat2DEMError | None, None, None]
 
 
 def build(
-    path: str | os.PathLike, region: Region, request: Request, *, crs: str | None = None, client: Client | None = None,
-    progress: bool = True,
+    path: str | os.PathLike, region: Region, request: Request, *, crs: str | None = None,
+    client: "Client | None" = None, progress: bool = True,
 ) -> Path:
-    """Build a store of all tiles that meet a region, or go on with an interrupted build.
+    """Build a store of all tiles that meet a region, or continue an interrupted build.
 
     Args:
-        path: of the store; on a cluster, one that every worker sees.
+        path: of the store; on a cluster, one that every worker can write to.
         region: see :func:`sat2dem_core.dataset.grid.read_region`; tiles: :func:`sat2dem_core.dataset.grid.cells`.
-        client: a ``dask.distributed`` client whose workers build the tiles; without one they are built here, in turn.
+        client: a ``dask.distributed`` client whose workers build the tiles; without one, threads of this process do.
 
     Raises:
         InvalidRegion, EmptySearch, Unreachable, MissingAsset: see :mod:`sat2dem_core.dataset.stac`.
+        MissingExtra: the packages that read catalogs are not installed.
         DamagedStore: the path holds a store or a build of another request.
     """
-    path, squares = Path(path), cells(region, crs)
+    with needs("catalogs"):
+        from sat2dem_core.dataset import stac
+
+    squares = cells(region, crs)
+    attrs = {
+        "license": f"{request.imagery.license}; {request.elevation.license}", "sensor": request.imagery.sensor,
+        "start": request.start, "end": request.end, "stretch": list(request.stretch),
+        "overlaps": _partners(squares),
+    }
+    jobs = {cell.id: cell for cell in squares}
+    make = partial(stac.tile, request=request)
+    check = partial(stac.check, request, read_region(region).bounds)
+    return assemble(Path(path), jobs, make, asdict(request), attrs, before=check, client=client, progress=progress)
+
+
+def _partners(squares: list[Cell]) -> dict[str, str]:
+    """For each tile's name the names of the tiles that overlap it, separated by spaces."""
     partners: dict[str, list[str]] = {cell.id: [] for cell in squares}
     for a, b in overlaps(squares):
         partners[squares[a].id].append(squares[b].id)
         partners[squares[b].id].append(squares[a].id)
-    extra = {
-        "license": f"{request.imagery.license}; {request.elevation.license}", "sensor": request.imagery.sensor,
-        "start": request.start, "end": request.end, "stretch": list(request.stretch),
-        "overlaps": {name: " ".join(ids) for name, ids in partners.items()},
-    }
-    jobs = {cell.id: cell for cell in squares}
-    bounds = read_region(region).bounds
-    make, check = partial(stac.tile, request=request), partial(stac.check, request, bounds)
-    return assemble(path, jobs, make, asdict(request), extra, before=check, client=client, progress=progress)
+    return {name: " ".join(ids) for name, ids in partners.items()}
 
 
 def assemble(
     path: Path, jobs: dict[str, Any], make: Callable[[Any], xr.Dataset], request: dict, attrs: dict, *,
-    before: Callable[[], object] = lambda: None, client: Client | None = None, progress: bool = True,
+    before: Callable[[], object] = lambda: None, client: "Client | None" = None, progress: bool = True,
 ) -> Path:
-    """Make a store of tiles, each on its own, or go on with making it.
+    """Make a store of tiles, each on its own, or continue an interrupted one.
 
     Args:
-        jobs: for each tile's name what ``make`` needs to make it: a Dataset as :func:`sat2dem_core.dataset.stac.tile` returns.
-        request: what the tiles are made from, to tell one store from another.
+        jobs: for each tile's name the argument of ``make``, which returns a Dataset as
+            :func:`sat2dem_core.dataset.stac.tile` does.
+        request: what the tiles are made from; it distinguishes one store from another.
         attrs: of the store; ``overlaps`` among them becomes a column of the tiles.
-        before: called once, if there is anything to do.
+        before: called once, if any tile is missing.
 
     Raises:
         DamagedStore: the path holds a store or a part of another request.
@@ -77,93 +98,139 @@ def assemble(
     if path.exists():
         if open_store(path).attrs["build"] != identity:
             raise DamagedStore(f"{path} holds tiles of another request: remove it, or choose another path")
-        shutil.rmtree(part_of(path), ignore_errors=True)  # left where the end of a build was interrupted
+        shutil.rmtree(part_of(path), ignore_errors=True)  # left over where the end of a build was interrupted
         return path
     begun = part_of(path) / "build.json"
-    if begun.exists() and begun.read_text() != identity:
-        raise DamagedStore(f"{begun.parent} is an unfinished build of another request: remove it, or choose another path")
+    if begun.exists() and begun.read_text(encoding="utf-8") != identity:
+        raise DamagedStore(
+            f"{begun.parent} is an unfinished build of another request: remove it, or choose another path"
+        )
     before()
-    with replacing(begun) as beside:
-        beside.write_text(identity)
+    with replacing(begun) as temporary:
+        temporary.write_text(identity, encoding="utf-8")
     _collect(path, jobs, make, client, progress)
     return _seal(path, list(jobs), attrs | {"build": identity})
 
 
-def _collect(path: Path, jobs: dict[str, Any], make: Callable, client: Client | None, progress: bool) -> None:
-    """Make every tile that does not lie in the part folder yet."""
+def _collect(
+    path: Path, jobs: dict[str, Any], make: Callable[[Any], xr.Dataset], client: "Client | None", progress: bool
+) -> None:
+    """Make every tile that the part folder lacks. A tile that cannot be made ends the build; finished tiles stay."""
     part = part_of(path)
-    missing = iter([name for name in jobs if not (part / f"{name}.npz").exists()])
-    done = sum((part / f"{name}.npz").exists() for name in jobs)
-    own = client is None
-    client = client or Client(processes=False, dashboard_address=None)
-    try:
-        with tqdm(total=len(jobs), initial=done, desc=path.name, unit="tile", disable=not progress) as bar:
-            slots = 4 * max(sum(client.nthreads().values()), 1)  # waiting tasks cost memory, so only a few wait
-
-            def submit(count: int) -> list:
-                return [client.submit(_stage, part, name, make, jobs[name], pure=False) for name in islice(missing, count)]
-
-            running = as_completed(submit(slots))
-            for future in running:
-                if fault := future.result():
-                    raise fault  # a tile that cannot be made ends the build; what is there stays
-                bar.update()
-                for more in submit(1):
-                    running.add(more)
-    finally:
-        if own:
-            client.close()
+    missing = [name for name in jobs if not (part / f"{name}.npz").exists()]
+    tasks = (partial(_stage, part, name, make, jobs[name]) for name in missing)
+    results = _in_threads(tasks) if client is None else _on_cluster(tasks, client)
+    initial = len(jobs) - len(missing)
+    bar = tqdm(total=len(jobs), initial=initial, desc=path.name, unit="tile", disable=not progress)
+    with closing(results), bar:
+        for fault in results:
+            if fault:
+                raise fault
+            bar.update()
 
 
-def _stage(part: Path, name: str, make: Callable, job: Any) -> Sat2DEMError | None:
+def _stage(part: Path, name: str, make: Callable[[Any], xr.Dataset], job: Any) -> Sat2DEMError | None:
+    """Make one tile and write it into the part folder; returns the error of a tile that cannot be made."""
     try:
         scene = make(job)
-    except Sat2DEMError as error:  # handed back, not raised: dask would log a traceback for what one sentence says
+    except Sat2DEMError as error:  # returned, not raised: dask would log a traceback besides the one sentence
         return error
     record = np.frombuffer(json.dumps(scene.attrs, sort_keys=True).encode(), np.uint8)
-    with replacing(part / f"{name}.npz") as beside, open(beside, "wb") as file:
+    with replacing(part / f"{name}.npz") as temporary, open(temporary, "wb") as file:
         np.savez(file, rgb=scene.rgb.values, dem=scene.dem.values, record=record)
     return None
 
 
+def _in_threads(tasks: Iterator[Task]) -> Results:
+    """Run tasks in one thread per CPU and yield their results as they come.
+
+    When the caller stops early or the user interrupts, waiting tasks are dropped and running ones finish.
+    """
+    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    pool = ThreadPoolExecutor(threads)
+    try:
+        running = {pool.submit(task) for task in islice(tasks, WAITING * threads)}
+        while running:
+            finished, running = wait(running, return_when=FIRST_COMPLETED)
+            for future in finished:
+                yield future.result()
+                running |= {pool.submit(task) for task in islice(tasks, 1)}
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _on_cluster(tasks: Iterator[Task], client: "Client") -> Results:
+    """Run tasks on the workers of a dask cluster and yield their results as they come."""
+    from dask.distributed import as_completed  # comes with the extra "cluster", as the client does
+
+    slots = WAITING * max(sum(client.nthreads().values()), 1)
+    running = as_completed([client.submit(task, pure=False) for task in islice(tasks, slots)])
+    for future in running:
+        yield future.result()
+        for task in islice(tasks, 1):
+            running.add(client.submit(task, pure=False))
+
+
 def _seal(path: Path, names: list[str], attrs: dict) -> Path:
-    """Pack the collected tiles into the store, under its name only when it is whole."""
+    """Pack the collected tiles into the store, which gets its name only when it is whole."""
     part = part_of(path)
     store = part / "store"
     shutil.rmtree(store, ignore_errors=True)
-    count, size = len(names), PIXELS
     group = zarr.open_group(store, mode="w", zarr_format=2)
-    # Images hardly shrink, and reading them unpacked is faster; elevation halves.
-    arrays = {
-        "rgb": group.create_array("rgb", shape=(count, 3, size, size), chunks=(CHUNK, 3, size, size), dtype="u1", fill_value=None, compressors=None),
-        "dem": group.create_array(
-            "dem", shape=(count, size, size), chunks=(CHUNK, size, size), dtype="f4", fill_value=np.nan,
-            compressors=Blosc("lz4", shuffle=Blosc.SHUFFLE),
-        ),
-    }
-    records = []
-    for start in range(0, count, CHUNK):
-        loaded = []
-        for name in names[start : start + CHUNK]:
-            with np.load(part / f"{name}.npz") as file:
-                loaded.append((file["rgb"], file["dem"]))
-                records.append(json.loads(file["record"].tobytes()))
-        for array, tiles in zip(arrays.values(), zip(*loaded)):
-            array[start : start + CHUNK] = np.stack(tiles)
-    arrays["rgb"].attrs["_ARRAY_DIMENSIONS"] = ["tile", "band", "y", "x"]
-    arrays["dem"].attrs.update({"_ARRAY_DIMENSIONS": ["tile", "y", "x"], "units": "m", "long_name": "elevation"})
-    columns = {key: [_plain(record.get(key)) for record in records] for key in sorted({key for record in records for key in record})}
-    if partners := attrs.pop("overlaps", None):
-        columns["overlaps"] = [partners[name] for name in names]
-    coords = {key: ("tile", np.array(values, dtype=object if isinstance(values[0], str) else None)) for key, values in columns.items()}
-    table = xr.Dataset(coords={"tile": np.array(names, dtype=object), "band": ["red", "green", "blue"], **coords})
-    table.attrs = attrs | {"sat2dem_version": VERSION, "resolution": RESOLUTION}
-    table.to_zarr(store, mode="a", zarr_format=2, consolidated=False)
+    records = _pack(part, names, _create_arrays(group, len(names)))
+    _tabulate(names, records, attrs).to_zarr(store, mode="a", zarr_format=2, consolidated=False)
     zarr.consolidate_metadata(store, zarr_format=2)
     store.replace(path)
     shutil.rmtree(part)
     return path
 
 
+def _create_arrays(group: zarr.Group, count: int) -> dict[str, zarr.Array]:
+    """Empty arrays for so many tiles. Images hardly shrink and are read faster unpacked; elevation halves."""
+    rgb = group.create_array(
+        "rgb", shape=(count, 3, PIXELS, PIXELS), chunks=(CHUNK, 3, PIXELS, PIXELS), dtype="u1", fill_value=None,
+        compressors=None,
+    )
+    dem = group.create_array(
+        "dem", shape=(count, PIXELS, PIXELS), chunks=(CHUNK, PIXELS, PIXELS), dtype="f4", fill_value=np.nan,
+        compressors=Blosc("lz4", shuffle=Blosc.SHUFFLE),
+    )
+    rgb.attrs["_ARRAY_DIMENSIONS"] = ["tile", "band", "y", "x"]
+    dem.attrs.update({"_ARRAY_DIMENSIONS": ["tile", "y", "x"], "units": "m", "long_name": "elevation"})
+    return {"rgb": rgb, "dem": dem}
+
+
+def _pack(part: Path, names: list[str], arrays: dict[str, zarr.Array]) -> list[dict]:
+    """Write the collected tiles into the arrays, a chunk at a time; returns the attributes of each tile."""
+    records = []
+    for start in range(0, len(names), CHUNK):
+        tiles: dict[str, list[np.ndarray]] = {key: [] for key in arrays}
+        for name in names[start : start + CHUNK]:
+            with np.load(part / f"{name}.npz") as file:
+                for key in arrays:
+                    tiles[key].append(file[key])
+                records.append(json.loads(file["record"].tobytes()))
+        for key, array in arrays.items():
+            array[start : start + CHUNK] = np.stack(tiles[key])
+    return records
+
+
+def _tabulate(names: list[str], records: list[dict], attrs: dict) -> xr.Dataset:
+    """The tiles' names and attributes as coordinates, and the attributes of the store."""
+    keys = sorted(set().union(*records))
+    columns = {key: [_plain(record.get(key)) for record in records] for key in keys}
+    attrs = dict(attrs)
+    if partners := attrs.pop("overlaps", None):
+        columns["overlaps"] = [partners[name] for name in names]
+    coords = {key: ("tile", _column(values)) for key, values in columns.items()}
+    table = xr.Dataset(coords={"tile": np.array(names, dtype=object), "band": ["red", "green", "blue"], **coords})
+    table.attrs = attrs | {"sat2dem_version": VERSION, "resolution": RESOLUTION}
+    return table
+
+
 def _plain(value: Any) -> Any:
     return " ".join(value) if isinstance(value, list) else value
+
+
+def _column(values: list) -> np.ndarray:
+    return np.array(values, dtype=object if isinstance(values[0], str) else None)

@@ -1,4 +1,7 @@
-"""What open catalogs call the products' files, and what a data set is built from."""
+"""The open catalogs: how each names a product's files, and a request of what tiles are built from.
+
+This room holds names and settings alone; :mod:`sat2dem_core.dataset.stac` reads the catalogs.
+"""
 
 from dataclasses import dataclass, replace
 from datetime import date
@@ -8,17 +11,18 @@ from sat2dem_core.errors import InvalidRegion, choose
 
 @dataclass(frozen=True)
 class Source:
-    """What a catalog calls a product's files.
+    """How one catalog offers one product.
 
     Attributes:
-        url: the STAC API.
-        collection: its name there.
-        bands: assets: red, green and blue, or the one of elevation.
-        sensor, mask: how to read its numbers (a name of :data:`sat2dem_core.dataset.stac.SENSORS`) and the asset of its clouds;
-            empty for elevation.
-        platforms: satellites to take, all where empty.
-        signed: whether links must be signed by Planetary Computer's own package.
+        url: address of the STAC API.
+        collection: the product's name there.
+        bands: names of the assets: red, green and blue, or the one of elevation.
         license: of the data.
+        sensor: whose digital numbers these are, a name of :data:`sat2dem_core.dataset.stac.SENSORS`; empty for
+            elevation.
+        mask: name of the asset that marks clouds; empty for elevation.
+        platforms: satellites to use; all where empty.
+        signed: whether links must be signed by Planetary Computer's own package.
     """
 
     url: str
@@ -33,12 +37,14 @@ class Source:
 
 _EARTH, _PLANETARY = "https://earth-search.aws.element84.com/v1", "https://planetarycomputer.microsoft.com/api/stac/v1"
 _SENTINEL, _USGS = "Copernicus Sentinel data, free and open", "USGS Landsat, public domain"
-_GLO30 = "Copernicus DEM GLO-30, free with attribution (c) DLR e.V. 2010-2014, (c) Airbus Defence and Space GmbH 2014-2018"
+_GLO30 = (
+    "Copernicus DEM GLO-30, free with attribution (c) DLR e.V. 2010-2014, (c) Airbus Defence and Space GmbH 2014-2018"
+)
 _RGB, _LANDSAT_89 = ("red", "green", "blue"), ("LANDSAT_8", "LANDSAT_9")
 
 ZENODO = "https://zenodo.org/api/records/14647632"  # the paper's data set, doi 10.5281/zenodo.14647632
 
-# The first catalog of each product is its default. Landsat's files at Earth Search lie in a bucket that charges the reader.
+# The first catalog of each product is its default. Earth Search keeps Landsat's files in a bucket that charges readers.
 SOURCES: dict[str, dict[str, Source]] = {
     "sentinel-2": {
         "earth-search": Source(_EARTH, "sentinel-2-l2a", _RGB, _SENTINEL, "sentinel-2", "scl"),
@@ -60,19 +66,19 @@ SOURCES: dict[str, dict[str, Source]] = {
 
 
 def source(product: str, catalog: str | None = None, url: str | None = None) -> Source:
-    """How a catalog offers a product.
+    """A product in one of the catalogs.
 
     Args:
         product: ``sentinel-2``, ``landsat`` or ``glo-30``.
         catalog: ``earth-search`` or ``planetary-computer``; the product's default when not given.
-        url: another address of the same catalog, a mirror.
+        url: another address of the same catalog, such as a mirror.
 
     Raises:
         UnknownName: no such product or catalog; the message lists the valid ones.
     """
     catalogs = SOURCES[choose("product", product, SOURCES)]
-    found = catalogs[choose("catalog", catalog or next(iter(catalogs)), catalogs)]
-    return replace(found, url=url, signed=False) if url else found
+    chosen = catalogs[choose("catalog", catalog or next(iter(catalogs)), catalogs)]
+    return replace(chosen, url=url, signed=False) if url else chosen
 
 
 @dataclass(frozen=True)
@@ -80,10 +86,10 @@ class Request:
     """What to build tiles from.
 
     Attributes:
-        start, end: the first and the last day, ``2023-05-01``.
+        start, end: the first and the last day, written as ``2023-05-01``.
         imagery, elevation: see :func:`source`.
-        max_cloud: percent of cloud that an acquisition may have as a whole, as the catalog states it.
-        stretch: reflectance that becomes 0 and 255, linearly, with what lies outside clipped.
+        max_cloud: largest cloud cover of a whole acquisition, percent, as the catalog states it.
+        stretch: reflectances that become 0 and 255; values between are mapped linearly, values outside clipped.
         exclude: ids of acquisitions to leave out.
     """
 
@@ -99,6 +105,8 @@ class Request:
         try:
             start, end = date.fromisoformat(self.start), date.fromisoformat(self.end)
         except ValueError as error:
-            raise InvalidRegion(f"the period {self.start} to {self.end} is no pair of days: write 2023-05-01") from error
+            raise InvalidRegion(
+                f"the period {self.start} to {self.end} is no pair of days: write 2023-05-01"
+            ) from error
         if start > end:
             raise InvalidRegion(f"the period from {self.start} to {self.end} is reversed: give the earlier day first")

@@ -1,4 +1,4 @@
-"""Global and Global-with-Shift normalization of elevation, both ways.
+"""The paper's normalizations of elevation, Global and Global with Shift, and their inverses.
 
 Source: Leyva, Ortega & de Moura (2026), doi 10.1007/s41064-026-00393-y.
 
@@ -10,7 +10,7 @@ Global with Shift then lowers each tile so that its lowest point is -1:
 
     s = n - (min over the tile of n + 1)
 
-The authors keep that offset nowhere; here it is returned beside the result, so that Shift can be undone.
+The authors do not store that offset; here it is returned with the result, so that Shift can be inverted.
 """
 
 from dataclasses import dataclass
@@ -25,14 +25,14 @@ NORMALIZATIONS = ("global", "shift")
 
 
 def tile_minimum(dem: Tensor) -> Tensor:
-    """Lowest valid value of each tile, NaN ignored: (..., H, W) to (..., 1, 1); NaN for a tile without any."""
+    """Lowest value of each tile, ignoring NaN: (..., H, W) to (..., 1, 1); NaN for a tile without any value."""
     lowest = torch.where(dem.isnan(), torch.inf, dem).amin((-2, -1), keepdim=True)
     return torch.where(lowest.isinf(), torch.nan, lowest)
 
 
 @dataclass(frozen=True)
 class Normalization:
-    """How elevation in meters becomes what a network predicts.
+    """A mapping from elevation in meters to the values that a network predicts.
 
     Attributes:
         kind: ``"global"`` or ``"shift"``.
@@ -55,10 +55,10 @@ class Normalization:
 
     @classmethod
     def fit(cls, kind: str, dem: np.ndarray) -> "Normalization":
-        """Take the range from all tiles of a data set.
+        """Take the elevation range from all tiles of a data set.
 
-        Following the paper this is the whole data set, held-out tiles included: three numbers that an
-        atlas gives for any region, and without which a Global model could not say a held-out summit's height.
+        Following the paper, this is the whole data set, held-out tiles included: an atlas gives these three numbers for
+        any region, and without them a Global model could not predict the height of a held-out summit.
 
         Args:
             kind: one of ``NORMALIZATIONS``.
@@ -73,7 +73,7 @@ class Normalization:
             raise NoElevation("cannot normalize: every elevation is nodata; give a DEM that covers the image")
         low, high = float(np.nanmin(dem)), float(np.nanmax(dem))
         if np.isinf((low, high)).any():
-            raise NoElevation("cannot normalize: an elevation is infinite; set what is unknown to NaN")
+            raise NoElevation("cannot normalize: an elevation is infinite; set unknown elevations to NaN")
         if low == high:
             raise FlatElevation(f"cannot normalize: every elevation is {low:g} m; give a DEM with some relief")
         relief = np.nanmax(dem[valid], (-2, -1)) - np.nanmin(dem[valid], (-2, -1))
@@ -83,7 +83,7 @@ class Normalization:
     def ssim_range(self) -> float:
         """SSIM's ``data_range`` on (n + 1) / 2: 1 for Global; for Shift the largest relief over the range.
 
-        On the paper's Iberian tiles the latter is 0.6439.
+        On the paper's Iberian tiles, Shift's is 0.6439.
         """
         return 1.0 if self.kind == "global" else self.relief / (self.high - self.low)
 
@@ -94,28 +94,28 @@ class Normalization:
             dem: (..., H, W) meters, NaN for nodata.
 
         Returns:
-            The normalized tiles (..., H, W), NaN where ``dem`` is, and the offset (..., 1, 1) that was taken
-            from each: zero for Global.
+            The normalized tiles (..., H, W), NaN where ``dem`` is, and the offset (..., 1, 1) that was subtracted from
+            each; it is zero for Global.
         """
         n = 2 * (dem - self.low) / (self.high - self.low) - 1
         offset = tile_minimum(n) + 1 if self.kind == "shift" else torch.zeros_like(n[..., :1, :1])
         return n - offset, offset
 
     def inverse(self, normalized: Tensor, offset: Tensor | float = 0.0) -> Tensor:
-        """Back to meters.
+        """Map normalized values back to meters.
 
-        With the offset of :meth:`forward` this gives elevation. Without it, Shift gives ``low`` plus the height
-        above the tile's lowest point: use :meth:`height_above_minimum` for that height alone.
+        With the offset of :meth:`forward` this gives elevation. Without it, Shift gives ``low`` plus the height above
+        the tile's lowest point: use :meth:`height_above_minimum` for that height alone.
         """
         return (normalized + offset + 1) * (self.high - self.low) / 2 + self.low
 
     def height_above_minimum(self, normalized: Tensor) -> Tensor:
-        """Meters above the tile's lowest point, which is what Shift's normalized values say."""
+        """Map Shift's normalized values to meters above the tile's lowest point."""
         return (normalized + 1) * (self.high - self.low) / 2
 
 
 def scale_image(rgb: Tensor) -> Tensor:
-    """A uint8 image as networks take it: (..., 3, T, T) from 0 to 255, to float32 from -1 to 1.
+    """Scale a uint8 image (..., 3, T, T) from 0 to 255 to float32 from -1 to 1, the input of the networks.
 
     >>> scale_image(torch.tensor([0, 255], dtype=torch.uint8))
     tensor([-1.,  1.])

@@ -1,4 +1,4 @@
-"""The paper's layout on disk, folders of GeoTIFFs paired by number, from a store and into one."""
+"""The paper's data set and its layout, folders of GeoTIFFs paired by number: download, import and export."""
 
 import os
 import re
@@ -29,10 +29,16 @@ SENSOR_FOLDERS = {"sentinel-2": "sentinel_images", "landsat": "landsat_images"} 
 
 
 def fetch_iberia(record: str = ZENODO, progress: bool = True) -> tuple[Path, str]:
-    """The folder with the paper's data set, downloaded and unpacked as its record lists it, and its license.
+    """Download and unpack the paper's data set as its Zenodo record lists it.
+
+    Args:
+        record: address of the record in Zenodo's API.
+
+    Returns:
+        The folder of the files, and the license of the record.
 
     Raises:
-        Unreachable, DamagedDownload: see :func:`fetch` and :func:`unpack`.
+        Unreachable, DamagedDownload, CannotWrite: see :mod:`sat2dem_core.rasters.download`.
     """
     folder = downloads("iberia")
     files, license = listing(record)
@@ -44,21 +50,29 @@ def fetch_iberia(record: str = ZENODO, progress: bool = True) -> tuple[Path, str
 
 
 def listing(record: str) -> tuple[list[dict], str]:
-    """Names, sizes in bytes, checksums and addresses of a Zenodo record's files, as its own API lists them; its license.
+    """The files and the license of a Zenodo record as its API lists them.
+
+    Returns:
+        For each file ``name``, ``size`` in bytes, ``checksum`` and ``url``; and the license.
 
     Raises:
-        Unreachable: the record does not answer, or not as a Zenodo record does.
+        Unreachable: there is no answer, or not that of a Zenodo record.
     """
     response = ask(record)
     try:
-        told = response.json()
+        content = response.json()
         files = [
-            {"name": Path(file["key"]).name, "size": file["size"], "checksum": file["checksum"], "url": file["links"]["self"]}
-            for file in told["files"]
+            {
+                "name": Path(file["key"]).name, "size": file["size"], "checksum": file["checksum"],
+                "url": file["links"]["self"],
+            }
+            for file in content["files"]
         ]
-        license = told.get("metadata", {}).get("license", {}).get("id", "")
+        license = content.get("metadata", {}).get("license", {}).get("id", "")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise Unreachable(f"{record} does not list files as a Zenodo record does ({error!r}): check the address") from error
+        raise Unreachable(
+            f"{record} does not list files as a Zenodo record does ({error!r}): check the address"
+        ) from error
     if not files:
         raise Unreachable(f"{record} lists no files: is the record open?")
     return files, license
@@ -67,25 +81,25 @@ def listing(record: str) -> tuple[list[dict], str]:
 def export_folders(path: str | os.PathLike, folder: str | os.PathLike) -> Path:
     """Write a store as the paper's folders: elevation, Global-normalized elevation and images, paired by number.
 
-    The number is the tile's position in the store; ``tiles.csv`` tells which tile it is. The folder appears when all
-    is written.
+    The number is the tile's position in the store; ``tiles.csv`` lists the tile's name for each. The folder appears
+    when everything is written.
 
     Raises:
-        DamagedStore: see :func:`open_store`.
-        CannotWrite: the folder exists, or the disk is full; nothing of it is left.
+        DamagedStore: see :func:`sat2dem_core.dataset.store.open_store`.
+        CannotWrite: the folder exists, or the disk is full; no part of the folder is left.
     """
     dataset, folder = open_store(path), Path(folder)
     if folder.exists():
         raise CannotWrite(f"{folder} exists: remove it or choose another")
-    beside = part_of(folder)
-    shutil.rmtree(beside, ignore_errors=True)
+    temporary = part_of(folder)
+    shutil.rmtree(temporary, ignore_errors=True)
     try:
-        _export(dataset, beside)
-        beside.replace(folder)
+        _export(dataset, temporary)
+        temporary.replace(folder)
     except OSError as error:
         raise cannot_write(folder, error) from error
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
     return folder
 
 
@@ -95,41 +109,33 @@ def _export(dataset: xr.Dataset, folder: Path) -> None:
         (folder / name).mkdir(parents=True)
     low, high = elevation_range(dataset)
     scale = Normalization("global", low, high, relief=high - low)
-    for number, tile in enumerate(tqdm(one_by_one(dataset), total=dataset.sizes["tile"], desc="exporting", unit="tile")):
+    tiles = tqdm(one_by_one(dataset), total=dataset.sizes["tile"], desc="exporting", unit="tile")
+    for number, tile in enumerate(tiles):
         dem = tile.dem.values[None]
         normalized = scale.forward(torch.from_numpy(dem))[0].numpy()
         _write_tif(folder / "original_dem" / f"original_DEM_cell_{number}.tif", dem, tile)
         _write_tif(folder / "normalized_dem" / f"normalized_DEM_cell_{number}.tif", normalized, tile)
         _write_tif(folder / images / f"{images.removesuffix('_images')}_cell_{number}.tif", tile.rgb.values, tile)
     lines = [f"{number},{name}" for number, name in enumerate(dataset.tile.values)]
-    (folder / "tiles.csv").write_text("\n".join(["number,tile", *lines]) + "\n")
+    (folder / "tiles.csv").write_text("\n".join(["number,tile", *lines]) + "\n", encoding="utf-8")
 
 
 def import_folders(
-    folder: str | os.PathLike, path: str | os.PathLike, sensor: str = "sentinel-2", *, license: str = "", progress: bool = True
+    folder: str | os.PathLike, path: str | os.PathLike, sensor: str = "sentinel-2", *, license: str = "",
+    progress: bool = True,
 ) -> Path:
-    """Make a store of the paper's folders, wherever they lie under ``folder``.
+    """Make a store from the paper's folders, wherever they lie under ``folder``.
 
-    Elevation is ``original_DEM_cell_<i>.tif``, images lie in a folder named after the sensor, and both are paired by the
-    number after the last underscore, never by position. NaN stays NaN (the authors set it to 0 m).
+    Elevation is ``original_DEM_cell_<i>.tif``, images lie in a folder named after the sensor, and both are paired by
+    the number after the last underscore, never by position. NaN stays NaN (the authors set it to 0 m).
 
     Raises:
         UnknownName: no such sensor.
-        DamagedStore: an image has no DEM or a DEM no image, a number occurs twice, or a file is no tile; all named.
+        DamagedStore: an image has no DEM or a DEM no image, a number occurs twice, or a file is no tile; the message
+            names the files.
     """
     folder, path = Path(folder), Path(path)
-    kind = SENSOR_FOLDERS[choose("sensor", sensor, SENSOR_FOLDERS)]
-    dems = _by_number(folder.rglob("original_DEM_cell_*.tif"))
-    images = _by_number(
-        file for file in folder.rglob("*.tif")
-        if kind.split("_")[0] in file.parent.name.lower() and not file.name.startswith(".")  # a Mac's zip adds ._<name>
-    )
-    if not dems or not images:
-        raise DamagedStore(f"{folder} holds {len(dems)} original_DEM_cell_<i>.tif and {len(images)} images in a folder named {kind}: check the path")
-    for have, lack, what in ((images, dems, "DEM"), (dems, images, "image")):
-        if lonely := sorted(have.keys() - lack.keys()):
-            some = ", ".join(have[number].name for number in lonely[:5])
-            raise DamagedStore(f"{folder}: {len(lonely)} files have no {what} of their number ({some}, …): add it, or remove them")
+    images, dems = _pairs(folder, SENSOR_FOLDERS[choose("sensor", sensor, SENSOR_FOLDERS)])
     table = folder / "tiles.csv"
     names = _names(table)
     jobs = {names.get(str(number), f"cell_{number:05d}"): (images[number], dems[number]) for number in sorted(dems)}
@@ -139,56 +145,92 @@ def import_folders(
     return assemble(path, jobs, _read_pair, {"folder": folder.name, "sensor": sensor}, attrs, progress=progress)
 
 
+def _pairs(folder: Path, kind: str) -> tuple[dict[int, Path], dict[int, Path]]:
+    """The images, which lie in a folder like ``kind``, and the DEMs, both by number and with the same numbers."""
+    dems = _by_number(folder.rglob("original_DEM_cell_*.tif"))
+    sensor = kind.split("_")[0]
+    images = _by_number(
+        file for file in folder.rglob("*.tif")
+        if sensor in file.parent.name.lower() and not file.name.startswith(".")  # macOS adds ._<name> to zips
+    )
+    if not dems or not images:
+        raise DamagedStore(
+            f"{folder} holds {len(dems)} original_DEM_cell_<i>.tif and {len(images)} images in a folder named {kind}: "
+            "check the path"
+        )
+    for files, partners, lacking in ((images, dems, "DEM"), (dems, images, "image")):
+        if lonely := sorted(files.keys() - partners.keys()):
+            some = ", ".join(files[number].name for number in lonely[:5])
+            raise DamagedStore(
+                f"{folder}: {len(lonely)} files have no {lacking} of their number ({some}, …): add it, or remove them"
+            )
+    return images, dems
+
+
 def _by_number(files: Iterable[Path]) -> dict[int, Path]:
-    found: dict[int, Path] = {}
+    numbered: dict[int, Path] = {}
     for file in sorted(files):
         match = re.search(r"_(\d+)$", file.stem)
         if match is None:
             raise DamagedStore(f"{file} has no number after its last underscore to pair it by: name it …_<i>.tif")
-        if (number := int(match[1])) in found:
-            raise DamagedStore(f"{found[number]} and {file} have the same number: keep one of them")
-        found[number] = file
-    return found
+        if (number := int(match[1])) in numbered:
+            raise DamagedStore(f"{numbered[number]} and {file} have the same number: keep one of them")
+        numbered[number] = file
+    return numbered
 
 
 def _names(table: Path) -> dict[str, str]:
-    """Names of the tiles by number as an export lists them; none where there is no list."""
+    """Names of the tiles by number as an export lists them; none if there is no list."""
+    if not table.is_file():
+        return {}
     try:
-        return dict(line.split(",") for line in table.read_text(encoding="utf-8").splitlines()[1:]) if table.is_file() else {}
+        return dict(line.split(",") for line in table.read_text(encoding="utf-8").splitlines()[1:])
     except ValueError as error:
-        raise DamagedStore(f"{table} does not list a number and a name in each line ({error}): mend or remove it") from error
+        raise DamagedStore(
+            f"{table} does not list a number and a name in each line ({error}): correct or remove it"
+        ) from error
 
 
 def _read_pair(pair: tuple[Path, Path]) -> xr.Dataset:
-    arrays = []
-    for file, bands in zip(pair, (3, 1)):
-        try:
-            with rasterio.open(file) as source:
-                array, crs, transform, nodata = source.read(), source.crs, source.transform, source.nodata
-        except RasterioError as error:
-            raise DamagedStore(f"{file} cannot be read ({error}): fetch it again") from error
-        if array.shape != (bands, PIXELS, PIXELS):
-            raise DamagedStore(f"{file} has shape {array.shape}, not {(bands, PIXELS, PIXELS)}: it is no tile of this layout")
-        arrays.append(array)
-    rgb, dem = arrays[0], arrays[1][0].astype(np.float32)
+    """A tile from the files of its image and its DEM."""
+    image, dem = pair
+    rgb = _read_tile(image, bands=3)[0]
     if rgb.dtype != np.uint8:
-        raise DamagedStore(f"{pair[0]} holds {rgb.dtype}, not uint8: it is no image of this layout")
-    if nodata is not None:
-        dem[dem == nodata] = np.nan
-    scene = xr.Dataset({"rgb": (("band", "y", "x"), rgb), "dem": (("y", "x"), dem)})
+        raise DamagedStore(f"{image} holds {rgb.dtype}, not uint8: it is no image of this layout")
+    values, profile = _read_tile(dem, bands=1)
+    elevation = values[0].astype(np.float32)
+    if profile["nodata"] is not None:
+        elevation[elevation == profile["nodata"]] = np.nan
+    crs, transform = profile["crs"], profile["transform"]
+    scene = xr.Dataset({"rgb": (("band", "y", "x"), rgb), "dem": (("y", "x"), elevation)})
     scene.attrs = {
-        "crs": crs.to_string() if crs else "", "left": transform.c, "top": transform.f, "nodata_share": float(np.isnan(dem).mean()),
+        "crs": crs.to_string() if crs else "", "left": transform.c, "top": transform.f,
+        "nodata_share": float(np.isnan(elevation).mean()),
     }
     return scene
 
 
+def _read_tile(file: Path, bands: int) -> tuple[np.ndarray, dict]:
+    """A file's values (bands, 256, 256) and its profile."""
+    try:
+        with rasterio.open(file) as source:
+            array, profile = source.read(), source.profile
+    except RasterioError as error:
+        raise DamagedStore(f"{file} cannot be read ({error}): fetch it again") from error
+    if array.shape != (bands, PIXELS, PIXELS):
+        raise DamagedStore(
+            f"{file} has shape {array.shape}, not {(bands, PIXELS, PIXELS)}: it is no tile of this layout"
+        )
+    return array, profile
+
+
 def _write_tif(file: Path, array: np.ndarray, tile: xr.Dataset) -> None:
-    options = {"crs": str(tile.crs.item()), "transform": from_origin(tile.left.item(), tile.top.item(), RESOLUTION, RESOLUTION)}
-    if array.dtype != np.uint8:
-        options["nodata"] = np.nan
-    with MemoryFile() as memory:  # GDAL may miss a full disk where Python does not
+    transform = from_origin(tile.left.item(), tile.top.item(), RESOLUTION, RESOLUTION)
+    nodata = None if array.dtype == np.uint8 else np.nan
+    with MemoryFile() as memory:  # GDAL may miss that a disk is full, Python does not
         with memory.open(
-            driver="GTiff", count=len(array), height=PIXELS, width=PIXELS, dtype=array.dtype, compress="deflate", **options
+            driver="GTiff", count=len(array), height=PIXELS, width=PIXELS, dtype=array.dtype, compress="deflate",
+            crs=str(tile.crs.item()), transform=transform, nodata=nodata,
         ) as target:
             target.write(array)
         file.write_bytes(memory.read())

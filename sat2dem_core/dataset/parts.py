@@ -1,4 +1,4 @@
-"""A scene or a store in three parts: tiles to train on, to choose the checkpoint by and to test on."""
+"""The data of a run: a scene or a store as training, validation and test tiles, with their normalization."""
 
 import hashlib
 from dataclasses import dataclass
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Data:
-    """Tiles to train on, to choose the checkpoint by and to test on, and their normalization.
+    """Training, validation and test tiles, and their normalization.
 
-    ``rgb`` and ``dem`` of the tiles may be anything that a list of numbers indexes, a Zarr array for one: what is no
-    plain NumPy array is read batch by batch. ``region`` is the ground that random crops are cut from.
+    ``rgb`` and ``dem`` of the tiles may be any array that a list of positions indexes, such as a Zarr array: one that
+    is not a NumPy array is read batch by batch. Random crops are cut from ``region``.
     """
 
     train: Tiles
@@ -40,14 +40,20 @@ class Data:
 
 
 def prepare(config: Config, scene: "xr.Dataset | None" = None) -> Data:
-    """Open the scene, divide it, cut tiles and fit the normalization; a store's tiles are cut already.
+    """Open a scene, split it, cut tiles and fit the normalization; or read a store, whose tiles are cut already.
 
     Args:
         scene: a Dataset of your own (see :func:`sat2dem_core.dataset.scenes.open_pair`) in place of ``config.scene``.
+
+    Raises:
+        UnknownName, DamagedStore: there is no such scene, or no such store.
+        WrongShape, InvalidConfig: a setting does not fit the store.
+        NoTiles: the scene or the store is too small for the split.
+        NoElevation, FlatElevation: see :meth:`sat2dem_core.dataset.normalize.Normalization.fit`.
     """
     region = None
     if scene is None and config.scene.endswith(".zarr"):
-        from sat2dem_core.dataset.store import read_parts  # needs zarr, which a scene does not
+        from sat2dem_core.dataset.store import read_parts  # needs zarr; a scene does not
 
         parts = read_parts(config.scene, config.split, config.version)
         if parts[0].size != config.tile:
@@ -56,7 +62,7 @@ def prepare(config: Config, scene: "xr.Dataset | None" = None) -> Data:
             raise InvalidConfig(f"crops are cut from a scene, and {config.scene} is a store of tiles: set crops=false")
     else:
         if scene is None:
-            from sat2dem_core.dataset.scenes import open_scene  # needs raster libraries, which tiles at hand do not
+            from sat2dem_core.dataset.scenes import open_scene  # needs raster libraries; a Dataset does not
 
             scene = open_scene(config.scene)
         parts = _cut_parts(config, scene)
@@ -66,10 +72,10 @@ def prepare(config: Config, scene: "xr.Dataset | None" = None) -> Data:
 
 
 def _extremes(tiles: Tiles) -> np.ndarray:
-    """Lowest and highest point of each tile, (N, 1, 2) meters: all that a normalization asks, read some tiles at a time."""
-    parts = (np.asarray(tiles.dem[at : at + 256]) for at in range(0, len(tiles), 256))
-    rows = [(np.fmin.reduce(part, (1, 2)), np.fmax.reduce(part, (1, 2))) for part in parts]
-    return np.concatenate([np.stack(row, -1)[:, None] for row in rows])
+    """Lowest and highest point of each tile, (N, 1, 2) meters, all that a normalization is fitted to."""
+    chunks = (np.asarray(tiles.dem[start : start + 256]) for start in range(0, len(tiles), 256))
+    extremes = [np.stack([np.fmin.reduce(dem, (1, 2)), np.fmax.reduce(dem, (1, 2))], -1) for dem in chunks]
+    return np.concatenate(extremes)[:, None]
 
 
 def _cut_parts(config: Config, scene: "xr.Dataset") -> tuple[Tiles, Tiles, Tiles]:

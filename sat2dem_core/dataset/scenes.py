@@ -1,7 +1,7 @@
-"""A place on Earth as one xarray Dataset: what the satellite saw and how high the ground is.
+"""Scenes: a satellite image and the elevation of its area as one xarray Dataset.
 
-A scene has ``rgb`` (band, y, x; uint8; red, green, blue) and ``dem`` (y, x; float32 meters, NaN for nodata)
-on one grid in one CRS, the image's. ``attrs`` say where it came from and what was done to it.
+A scene has ``rgb`` (band, y, x; uint8; red, green, blue) and ``dem`` (y, x; float32 meters, NaN for nodata) on one grid
+in one CRS, the image's. ``attrs`` name its files and how they were processed.
 """
 
 import os
@@ -21,7 +21,7 @@ from sat2dem_core.paths import data_folder, downloads
 from sat2dem_core.rasters.download import fetch
 from sat2dem_core.terrain import HIGHEST, LOWEST
 
-# The band files of spDataLarge, each at the commit that holds it; origin and terms: data/README.md.
+# The files of spDataLarge, each at the commit that holds it; origin and terms: data/README.md.
 _SPDATA = "https://raw.githubusercontent.com/Nowosad/spDataLarge/{}/inst/raster/{}"
 _BANDS, _SRTM = "cde9a48445ffb03ccb69fb1341bf683fd950f7bd", "4c2d08a97a0acea98a17ceb168df048df4bf00f2"
 ZION_FILES = {
@@ -35,19 +35,20 @@ ZION_FILES = {
 
 def _rocky_mountain() -> xr.Dataset:
     folder = data_folder("rocky-mountain")
-    # The image declares 255 as nodata, but on this ground 255 is sunlit snow: the white margin lies outside the DEM.
+    # The image declares 255 as nodata, but within the DEM 255 is sunlit snow; its white margin lies outside.
     scene = open_pair(folder / "rmnp-rgb.tif", folder / "rmnp-dem.tif", image_nodata=None)
     scene.attrs["name"] = "rocky-mountain"
     return scene
 
 
 def fetch_zion(address: str = _SPDATA, progress: bool = True) -> Path:
-    """The folder with Landsat 8 bands and SRTM elevation of Zion National Park, downloaded where they are missing.
+    """Download Landsat 8 bands and SRTM elevation of Zion National Park, unless they are there; returns their folder.
 
-    The elevation is CGIAR-CSI SRTM v4.1, whose terms forbid redistribution: it is fetched for you, never shipped.
+    The elevation is CGIAR-CSI SRTM v4.1, whose terms forbid redistribution: the package downloads it and does not
+    contain it.
 
     Raises:
-        Unreachable, DamagedDownload: see :func:`fetch`.
+        Unreachable, DamagedDownload, CannotWrite: see :func:`sat2dem_core.rasters.download.fetch`.
     """
     folder = downloads("zion")
     for name, (commit, sha256) in ZION_FILES.items():
@@ -56,11 +57,11 @@ def fetch_zion(address: str = _SPDATA, progress: bool = True) -> Path:
 
 
 def _zion() -> xr.Dataset:
-    """Landsat 8 at 30 m; the elevation is 90 m data, resampled smoothly: it holds no finer relief."""
+    """Landsat 8 at 30 m; the elevation is 90 m data, resampled smoothly, and has no finer relief."""
     folder = fetch_zion()
     bands = [folder / f"landsat_b{number}.tif" for number in (4, 3, 2)]
-    # Level-1 numbers: 2e-5 times the value, minus 0.1, is reflectance at the top of the atmosphere (without the
-    # sun's angle), so this is 0 to 0.3.
+    # Level-1 numbers: 2e-5 times the value, minus 0.1, is reflectance at the top of the atmosphere, not corrected for
+    # the sun's angle. The stretch is from 0 to 0.3.
     scene = open_pair(bands, folder / "srtm.tif", stretch=(5000, 20000))
     scene.attrs["name"] = "zion"
     return scene
@@ -73,8 +74,8 @@ def open_scene(name: str = "rocky-mountain") -> xr.Dataset:
     """Open a scene by name: ``rocky-mountain`` ships with the package, ``zion`` (12 MB) is downloaded once.
 
     Raises:
-        UnknownName: no such scene; the message lists those there are.
-        Unreachable, DamagedDownload: its files cannot be had; see :func:`sat2dem_core.rasters.atomic.fetch`.
+        UnknownName: no such scene; the message lists the valid ones.
+        Unreachable, DamagedDownload, CannotWrite: see :func:`sat2dem_core.rasters.download.fetch`.
 
     >>> dict(open_scene().sizes)
     {'x': 279, 'y': 263, 'band': 3}
@@ -87,42 +88,44 @@ def open_pair(
     stretch: tuple[float, float] | None = None,
     image_nodata: float | str | None = "declared", dem_nodata: float | str | None = "declared",
 ) -> xr.Dataset:
-    """Make a scene of your own two GeoTIFFs, in any CRS and resolution.
+    """Make a scene from your own image and DEM, GeoTIFFs in any CRS and resolution.
 
-    The image keeps its grid. The DEM is resampled onto it: cubic convolution where it is coarser, the average
-    of the source pixels where it is finer. Pixels without an image have their elevation set to NaN, for there is
-    no pair; then the scene is cropped to the rectangle that holds elevation.
+    The image keeps its grid. The DEM is resampled onto it: by cubic convolution where it is coarser, by averaging the
+    source pixels where it is finer. Where the image has no value, the elevation becomes NaN, because there is no pair.
+    Then the scene is cropped to the rectangle that holds elevation.
 
     Args:
         image: 3 bands (red, green, blue), or 4 of which the last is alpha; or three files of one band, in that order.
-            uint8 is taken as it is.
+            uint8 is used as it is.
         dem: elevation in meters, one band.
-        stretch: ``(low, high)``, mapped linearly to 0 and 255 with what lies outside clipped. Required for
-            anything but uint8: reflectance as float might take ``(0, 0.3)``.
-        image_nodata, dem_nodata: the value that means "nothing here"; by default what the file declares. ``None``
-            ignores the declaration. An image pixel is nodata where every band has the value.
+        stretch: ``(low, high)``, mapped linearly to 0 and 255; values outside are clipped. Required for anything but
+            uint8: reflectance as float might take ``(0, 0.3)``.
+        image_nodata, dem_nodata: the value that marks missing pixels; by default the one that the file declares.
+            ``None`` ignores the declared one. An image pixel is missing where every band has the value.
 
     Raises:
         UnreadableRaster, MissingCRS, UnsupportedImagery, NoOverlap, NoElevation: see each; all name the file.
     """
     files = [Path(image)] if isinstance(image, str | os.PathLike) else [Path(band) for band in image]
-    rgb, seen = _read_image(files, stretch, image_nodata)
+    rgb, valid = _read_image(files, stretch, image_nodata)
     elevation = _read_dem(Path(dem), dem_nodata)
     _check_overlap(rgb, elevation, files[0], dem)
     finer = max(map(abs, elevation.rio.resolution())) < _pixel_in(elevation.rio.crs, rgb)
     resampling = Resampling.average if finer else Resampling.cubic
     elevation = elevation.rio.reproject_match(rgb, resampling=resampling, nodata=np.nan)
-    elevation = elevation.assign_coords(x=rgb.x, y=rgb.y).where(seen)
+    elevation = elevation.assign_coords(x=rgb.x, y=rgb.y).where(valid)
     elevation.attrs, elevation.encoding = {"units": "m", "long_name": "elevation"}, dict(rgb.encoding)
     scene = xr.Dataset({"rgb": rgb, "dem": elevation})
     scene.attrs.update(
-        name=files[0].stem, image=", ".join(file.name for file in files), elevation=Path(dem).name, resampling=resampling.name,
+        name=files[0].stem, image=", ".join(file.name for file in files), elevation=Path(dem).name,
+        resampling=resampling.name,
         stretch="uint8 as read" if stretch is None else f"{stretch[0]:g} to {stretch[1]:g} onto 0 to 255",
     )
     return _crop_to_elevation(scene, dem)
 
 
 def _open(path: Path) -> xr.DataArray:
+    """A raster with its georeference, (band, y, x), in memory."""
     if not path.is_file():
         raise UnreadableRaster(f"{path} does not exist: check the path")
     try:
@@ -145,16 +148,45 @@ def _open(path: Path) -> xr.DataArray:
     return raster
 
 
-def _read_image(files: list[Path], stretch: tuple[float, float] | None, nodata: float | str | None) -> tuple[xr.DataArray, xr.DataArray]:
-    path, image = files[0], _open(files[0])
+def _read_image(
+    files: list[Path], stretch: tuple[float, float] | None, nodata: float | str | None
+) -> tuple[xr.DataArray, xr.DataArray]:
+    """The image as uint8 (3, y, x), and where it has a value (y, x)."""
+    path, image = files[0], _stack_bands(files)
     with rasterio.open(path) as file:
         alpha = file.count == 4 and file.colorinterp[3] == ColorInterp.alpha
-    if len(files) > 1:
-        bands = [image, *map(_open, files[1:])]
-        for file, band in zip(files, bands):
-            if band.sizes["band"] != 1 or band.rio.transform() != image.rio.transform() or band.shape != image.shape:
-                raise UnsupportedImagery(f"{file} is not one band on the grid of {path}: give three bands of one image")
-        image = xr.concat(bands, "band", join="override")
+    _check_image(path, image, alpha, stretch)
+    rgb = image[:3]
+    valid = rgb.notnull().all("band")
+    if alpha:
+        valid &= image[3] > 0
+    if nodata == "declared":
+        nodata = image.rio.nodata
+    if nodata is not None:
+        valid &= (rgb != nodata).any("band")
+    if not valid.any():
+        raise UnsupportedImagery(f"{path} is all nodata: give an image with something in it, or its image_nodata")
+    if stretch is not None:
+        low, high = stretch
+        scaled = (rgb.where(valid, low).astype("float32") - low) / (high - low)
+        rgb = (scaled.clip(0, 1) * 255).round().astype("uint8")
+    rgb = rgb.assign_coords(band=["red", "green", "blue"])
+    rgb.attrs, rgb.encoding = {}, {"grid_mapping": "spatial_ref"}
+    return rgb, valid
+
+
+def _stack_bands(files: list[Path]) -> xr.DataArray:
+    """One file with its bands, or several files of one band each as one image."""
+    first, *others = bands = [_open(file) for file in files]
+    if not others:
+        return first
+    for file, band in zip(files, bands):
+        if band.sizes["band"] != 1 or band.rio.transform() != first.rio.transform() or band.shape != first.shape:
+            raise UnsupportedImagery(f"{file} is not one band on the grid of {files[0]}: give three bands of one image")
+    return xr.concat(bands, "band", join="override")
+
+
+def _check_image(path: Path, image: xr.DataArray, alpha: bool, stretch: tuple[float, float] | None) -> None:
     if image.sizes["band"] != 3 and not alpha:
         raise UnsupportedImagery(
             f"{path} has {image.sizes['band']} band(s), but red, green and blue are needed, in that order: "
@@ -167,26 +199,10 @@ def _read_image(files: list[Path], stretch: tuple[float, float] | None, nodata: 
         )
     if stretch is not None and not stretch[0] < stretch[1]:
         raise UnsupportedImagery(f"{path}: stretch={stretch} must go from a lower to a higher value")
-    rgb = image[:3]
-    seen = rgb.notnull().all("band")
-    if alpha:
-        seen &= image[3] > 0
-    if nodata == "declared":
-        nodata = image.rio.nodata
-    if nodata is not None:
-        seen &= (rgb != nodata).any("band")
-    if not seen.any():
-        raise UnsupportedImagery(f"{path} is all nodata: give an image with something in it, or its image_nodata")
-    if stretch is not None:
-        low, high = stretch
-        scaled = (rgb.where(seen, low).astype("float32") - low) / (high - low)
-        rgb = (scaled.clip(0, 1) * 255).round().astype("uint8")
-    rgb = rgb.assign_coords(band=["red", "green", "blue"])
-    rgb.attrs, rgb.encoding = {}, {"grid_mapping": "spatial_ref"}
-    return rgb, seen
 
 
 def _read_dem(path: Path, nodata: float | str | None) -> xr.DataArray:
+    """Elevation as float32 (y, x), NaN for nodata."""
     dem = _open(path)
     if dem.sizes["band"] != 1:
         raise NoElevation(f"{path} has {dem.sizes['band']} bands: give a DEM of one band, elevation in meters")
@@ -206,12 +222,12 @@ def _read_dem(path: Path, nodata: float | str | None) -> xr.DataArray:
     return dem.rio.write_nodata(np.nan)
 
 
-def _check_overlap(rgb: xr.DataArray, dem: xr.DataArray, image: object, dem_path: object) -> None:
+def _check_overlap(rgb: xr.DataArray, dem: xr.DataArray, image_path: object, dem_path: object) -> None:
     left, bottom, right, top = transform_bounds(dem.rio.crs, rgb.rio.crs, *dem.rio.bounds())
     x0, y0, x1, y1 = rgb.rio.bounds()
     if right <= x0 or left >= x1 or top <= y0 or bottom >= y1:
         raise NoOverlap(
-            f"{image} and {dem_path} lie on different ground: in the image's CRS the image spans "
+            f"{image_path} and {dem_path} do not overlap: in the image's CRS the image spans "
             f"x {x0:.5g} to {x1:.5g}, y {y0:.5g} to {y1:.5g}, the DEM x {left:.5g} to {right:.5g}, "
             f"y {bottom:.5g} to {top:.5g}; give a DEM of the same place"
         )
@@ -227,5 +243,5 @@ def _crop_to_elevation(scene: xr.Dataset, dem_path: object) -> xr.Dataset:
     valid = scene.dem.notnull()
     if not valid.any():
         raise NoElevation(f"{dem_path} has only nodata where the image is: give a DEM with elevation there")
-    rows, cols = np.flatnonzero(valid.any("x")), np.flatnonzero(valid.any("y"))
-    return scene.isel(y=slice(rows[0], rows[-1] + 1), x=slice(cols[0], cols[-1] + 1))
+    rows, columns = np.flatnonzero(valid.any("x")), np.flatnonzero(valid.any("y"))
+    return scene.isel(y=slice(rows[0], rows[-1] + 1), x=slice(columns[0], columns[-1] + 1))

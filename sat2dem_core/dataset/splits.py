@@ -1,9 +1,9 @@
-"""Which ground trains, which chooses the checkpoint, and which tests.
+"""Splits into training, validation and test: by area, by blocks of tiles, or shuffled as in the paper.
 
-Divide first, then cut: :func:`divide` splits a scene into regions with a gap between them, and
-:func:`sat2dem_core.dataset.tiles.cut` makes tiles of each, so no tile of one region can touch a tile of another, however
-densely they overlap within one. :func:`split_groups` keeps blocks of tiles together. The paper shuffles single tiles
-instead (:func:`paper_split`), so that neighbors fall on both sides.
+By area, divide first and cut then: :func:`divide` splits a scene into regions with a gap between them, and
+:func:`sat2dem_core.dataset.tiles.cut` makes tiles of each, so that no tile of one region touches a tile of another,
+however densely tiles overlap within a region. :func:`split_groups` keeps the tiles of a block together. The paper
+shuffles single tiles (:func:`paper_split`), which puts neighbors on both sides of the split.
 """
 
 import random
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
     import xarray as xr
 
 PAPER_TILES = 10237  # Zenodo record 14647632
-BLOCK = 4  # side of the blocks that go into one part whole, tiles
+BLOCK = 4  # tiles along the side of a block
 
 
 def divide(
     scene: "xr.Dataset", test: float = 0.38, validation: float = 0.25, gap: int = 8
 ) -> "tuple[xr.Dataset, xr.Dataset, xr.Dataset]":
-    """Divide a scene's ground into regions for training, validation and test.
+    """Divide a scene into regions for training, validation and test.
 
-    The eastern share ``test`` is held out; of what lies west of it, the southern share ``validation`` chooses the
-    checkpoint; strips of ``gap`` px between the regions belong to none.
+    The eastern share ``test`` is the test region; of the rest, the southern share ``validation`` is the validation
+    region; strips of ``gap`` px between the regions belong to none.
 
     Raises:
-        NoTiles: a share or the gap leaves a region without ground.
+        NoTiles: a share or the gap leaves a region empty.
 
     >>> from sat2dem_core import open_scene
     >>> from sat2dem_core.dataset.tiles import cut
@@ -46,32 +46,34 @@ def divide(
             f"test={test}, validation={validation} and a gap of {gap} px leave a region of this {height} x {width} px "
             "scene empty: choose shares between 0 and 1 and a smaller gap"
         )
-    row0, column0 = scene.attrs.get("origin", (0, 0))
-
-    def region(rows: slice, columns: slice) -> "xr.Dataset":
-        part = scene.isel(y=rows, x=columns)
-        part.attrs = scene.attrs | {"origin": (row0 + (rows.start or 0), column0 + (columns.start or 0))}
-        return part
-
     west = slice(0, east - gap)
     return (
-        region(slice(0, south - gap), west),
-        region(slice(south, height), west),
-        region(slice(0, height), slice(east, width)),
+        _region(scene, slice(0, south - gap), west),
+        _region(scene, slice(south, height), west),
+        _region(scene, slice(0, height), slice(east, width)),
     )
+
+
+def _region(scene: "xr.Dataset", rows: slice, columns: slice) -> "xr.Dataset":
+    """A part of a scene; its attribute ``origin`` is the row and column of its upper left pixel in the whole scene."""
+    row, column = scene.attrs.get("origin", (0, 0))
+    region = scene.isel(y=rows, x=columns)
+    region.attrs = scene.attrs | {"origin": (row + rows.start, column + columns.start)}
+    return region
 
 
 def split_groups(
     groups: Sequence[Hashable], seed: int, shares: tuple[float, float] = (0.70, 0.15)
 ) -> tuple[list[int], list[int], list[int]]:
-    """Divide tiles so that those of one group fall into one part whole.
+    """Split tiles at random, keeping the tiles of a group together.
 
     Args:
-        groups: which group each tile belongs to.
+        groups: the group of each tile.
+        seed: of the random order of the groups.
         shares: of training and validation.
 
     Returns:
-        The numbers of the training, validation and test tiles, each ascending.
+        Positions of the training, validation and test tiles, each ascending.
 
     Raises:
         NoTiles: there are too few groups for three parts.
@@ -90,22 +92,22 @@ def split_groups(
 
 
 def block_of(tiles: Tiles, block: int = BLOCK) -> list[tuple[int, int]]:
-    """In which square of ``block`` x ``block`` tiles of its scene each tile's corner lies."""
+    """For each tile the square of ``block`` x ``block`` tiles, counted in its scene, that holds the tile's corner."""
     return [(int(row), int(column)) for row, column in tiles.corners // (block * tiles.size)]
 
 
 def paper_split(version: int, count: int = PAPER_TILES) -> tuple[list[int], list[int], list[int]]:
-    """The paper's random split: shuffle all tile numbers, 70 % train, 15 % validation, the rest test.
+    """The paper's random split: shuffle all tiles; 70 % are for training, 15 % for validation, the rest for test.
 
-    The four versions are resamples, not folds (their test sets share tiles), and not geographic (neighboring
-    tiles fall into train and test), which flatters scores: Ploton et al. (2020), doi 10.1038/s41467-020-18321-y.
+    The four versions are resamples, not folds: their test sets share tiles. Nor are they geographic: neighboring tiles
+    fall into training and test, which makes scores too good (Ploton et al. 2020, doi 10.1038/s41467-020-18321-y).
 
     Args:
         version: the seed; the paper uses 1 to 4.
         count: number of tiles.
 
     Returns:
-        The numbers of the training, validation and test tiles.
+        Positions of the training, validation and test tiles.
 
     >>> [len(part) for part in paper_split(1)]
     [7165, 1535, 1537]

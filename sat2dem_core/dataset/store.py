@@ -1,8 +1,9 @@
-"""Tiles on disk: one Zarr store of many tiles, built so that nothing is lost.
+"""Reading a store: one Zarr group of many tiles.
 
-A store is a Zarr group (format 2, consolidated: xarray, GDAL and both generations of zarr read it): ``rgb`` (tile,
-band, y, x; uint8), ``dem`` (tile, y, x; float32 meters, NaN for nodata), and for each tile its name, CRS, origin and
-provenance. While tiles come in, each lies alone in ``<store>.part``; the store appears when all are there.
+It has format 2 with consolidated metadata, so that xarray, GDAL and both generations of zarr read it: ``rgb`` (tile,
+band, y, x; uint8), ``dem`` (tile, y, x; float32 meters, NaN for nodata), and for each tile its name, CRS, upper left
+corner and provenance. :mod:`sat2dem_core.dataset.building` writes stores; until all tiles are there, they lie in
+``<store>.part``.
 """
 
 import os
@@ -22,20 +23,20 @@ from sat2dem_core.rasters.atomic import part_of
 from sat2dem_core.rasters.grids import to_degrees
 
 VERSION = 1  # of the layout on disk
-CHUNK = 16  # tiles a chunk: large enough to read fast, small enough to read few
+CHUNK = 16  # tiles per chunk: large enough for fast reading, small enough for reading few tiles
 
 
 def open_store(path: str | os.PathLike) -> xr.Dataset:
-    """A store as a lazy Dataset.
+    """Open a store as a lazy Dataset.
 
     Raises:
-        DamagedStore: there is none, it is not finished, or it is of another version of the layout.
+        DamagedStore: it does not exist, is unfinished, or has another version of the layout.
     """
     path = Path(path)
     if not path.is_dir():
         part = part_of(path)
         raise DamagedStore(
-            f"{path} is not finished: the command that began it goes on where it stopped" if part.is_dir()
+            f"{path} is not finished: the command that began it continues where it stopped" if part.is_dir()
             else f"{path} does not exist: build or import it, or check the path"
         )
     try:
@@ -43,42 +44,43 @@ def open_store(path: str | os.PathLike) -> xr.Dataset:
     except (OSError, ValueError, KeyError) as error:
         raise DamagedStore(f"{path} is no Zarr store ({error}): build it again") from error
     if dataset.attrs.get("sat2dem_version") != VERSION:
+        layout = dataset.attrs.get("sat2dem_version", "unknown")
         raise DamagedStore(
-            f"{path} has layout {dataset.attrs.get('sat2dem_version', 'unknown')}, this code reads layout {VERSION}: build "
-            "or import it again"
+            f"{path} has layout {layout}, and this program reads layout {VERSION}: build or import it again"
         )
     return dataset
 
 
 def in_chunks(dataset: xr.Dataset) -> Iterator[xr.Dataset]:
-    """The tiles of an open store in the parts that lie together on disk, each read once."""
+    """The tiles of an open store chunk by chunk, as they lie on disk, each read once."""
     for start in range(0, dataset.sizes["tile"], CHUNK):
         yield dataset.isel(tile=slice(start, start + CHUNK)).load()
 
 
 def one_by_one(dataset: xr.Dataset) -> Iterator[xr.Dataset]:
-    """The tiles of an open store, read chunk by chunk."""
+    """The tiles of an open store one at a time, read chunk by chunk."""
     for chunk in in_chunks(dataset):
         yield from (chunk.isel(tile=number) for number in range(chunk.sizes["tile"]))
 
 
 def elevation_range(dataset: xr.Dataset) -> tuple[float, float]:
-    """Lowest and highest elevation of an open store, meters; NaN where it has none."""
-    reach = np.array([(chunk.dem.min(), chunk.dem.max()) for chunk in in_chunks(dataset[["dem"]])])
-    return float(np.fmin.reduce(reach[:, 0])), float(np.fmax.reduce(reach[:, 1]))
+    """Lowest and highest elevation of an open store, meters; NaN if every elevation is nodata."""
+    extremes = np.array([(chunk.dem.min(), chunk.dem.max()) for chunk in in_chunks(dataset[["dem"]])])
+    return float(np.fmin.reduce(extremes[:, 0])), float(np.fmax.reduce(extremes[:, 1]))
 
 
 def read_tiles(path: str | os.PathLike, numbers: Iterable[int] | None = None, *, lazy: bool = False) -> Tiles:
-    """Tiles of a store in memory, all of them or those of the given positions in the store, in that order.
+    """Read tiles of a store into memory.
 
     Args:
-        lazy: leave pixels and elevation on disk, in arrays that read what they are indexed with.
+        numbers: positions of the tiles in the store, in the order wanted; all tiles if not given.
+        lazy: leave images and elevation on disk, in arrays that read the tiles they are indexed with.
 
     Raises:
         DamagedStore: see :func:`open_store`.
     """
     dataset = open_store(path)
-    corners = _corners(dataset)  # of all, for their middle is where these are counted from
+    corners = _corners(dataset)  # of all tiles: their middle is the origin
     if numbers is not None:
         numbers = list(numbers)
         dataset, corners = dataset.isel(tile=numbers), corners[numbers]
@@ -90,26 +92,28 @@ def read_tiles(path: str | os.PathLike, numbers: Iterable[int] | None = None, *,
 
 
 def _corners(dataset: xr.Dataset) -> np.ndarray:
-    """Where tiles of any zones lie beside each other, (N, 2) rows and columns; zeros where a tile does not say."""
+    """Rows and columns (N, 2) of the tiles' corners, comparable across zones; zeros if a tile has no CRS."""
     places = list(zip(dataset.left.values, dataset.top.values, dataset.crs.values))
     if not all(crs for _, _, crs in places):
         return np.zeros((len(places), 2), int)
-    known = {crs: to_degrees(str(crs)) for crs in set(dataset.crs.values)}
-    lon, lat = np.array([known[crs].transform(left, top) for left, top, crs in places]).T
-    degree = 111_195 / RESOLUTION  # px, on a sphere: good to half a percent
+    transformers = {crs: to_degrees(str(crs)) for crs in set(dataset.crs.values)}
+    lon, lat = np.array([transformers[crs].transform(left, top) for left, top, crs in places]).T
+    degree = 111_195 / RESOLUTION  # px, on a sphere: accurate to half a percent
     return np.round(np.stack([-lat, (lon - lon.mean()) * np.cos(np.radians(lat.mean()))], -1) * degree).astype(int)
 
 
 def read_parts(path: str | os.PathLike, split: str = "space", version: int = 1) -> tuple[Tiles, Tiles, Tiles]:
-    """A store's tiles to train on, to validate and to test; on disk where they would take most of the free memory.
+    """Read a store's training, validation and test tiles; they stay on disk if they would take most of the free memory.
+
+    Tiles that hold no pair of image and elevation are left out, with a warning.
 
     Args:
-        split: ``space`` or ``blocks``, by ground (:func:`sat2dem_core.dataset.grid.block_split`), or
-            ``paper``, shuffled (:func:`sat2dem_core.dataset.tiles.paper_split`).
+        split: ``space`` or ``blocks``, by area (:func:`sat2dem_core.dataset.grid.block_split`), or ``paper``, shuffled
+            (:func:`sat2dem_core.dataset.splits.paper_split`).
         version: seed of the split.
 
     Raises:
-        DamagedStore: see :func:`open_store`; or a tile does not say where it lies, for a split by ground.
+        DamagedStore: see :func:`open_store`; or a tile without a CRS is to be split by area.
         NoTiles: there are too few tiles for three parts.
     """
     dataset = open_store(path)
@@ -117,7 +121,9 @@ def read_parts(path: str | os.PathLike, split: str = "space", version: int = 1) 
     numbers = paper_split(version, count) if split == "paper" else block_split(_cells(dataset, path), seed=version)
     empty = set(np.flatnonzero(dataset.nodata_share.values == 1))
     if empty:
-        warnings.warn(f"{path}: {len(empty)} of {count} tiles hold no pair of image and elevation and are left out", stacklevel=2)
+        warnings.warn(
+            f"{path}: {len(empty)} of {count} tiles hold no pair of image and elevation and are left out", stacklevel=2
+        )
     parts = [sorted(set(part) - empty) for part in numbers]
     if not all(parts):
         raise NoTiles(f"the {count} tiles of {path} are too few for three parts: build a larger region")
@@ -127,11 +133,14 @@ def read_parts(path: str | os.PathLike, split: str = "space", version: int = 1) 
 
 
 def _cells(dataset: xr.Dataset, path: object) -> list[Cell]:
-    """The squares of the grid where the tiles lie, or, of tiles made elsewhere, where their centers lie."""
+    """For each tile its cell of the grid; for a tile from elsewhere the cell that holds its center."""
     names = list(map(str, dataset.tile.values))
     if "overlaps" in dataset.coords:
         return [Cell.parse(name) for name in names]
     if lost := [name for name, crs in zip(names, dataset.crs.values) if not crs]:
-        raise DamagedStore(f"{path}: {len(lost)} tiles ({lost[0]}, …) do not say where they lie: split them as the paper does, split='paper'")
-    half = SIDE / 2
-    return [cell_at(left + half, top - half, str(crs)) for left, top, crs in zip(dataset.left.values, dataset.top.values, dataset.crs.values)]
+        raise DamagedStore(
+            f"{path}: {len(lost)} tiles ({lost[0]}, …) do not say where they lie: split them as the paper does, "
+            "split='paper'"
+        )
+    places = zip(dataset.left.values, dataset.top.values, dataset.crs.values)
+    return [cell_at(left + SIDE / 2, top - SIDE / 2, str(crs)) for left, top, crs in places]

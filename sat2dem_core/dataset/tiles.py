@@ -1,4 +1,4 @@
-"""Square tiles, and scenes cut into them."""
+"""Square tiles, and cutting a scene into them."""
 
 import hashlib
 from dataclasses import dataclass, replace
@@ -14,15 +14,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Tiles:
-    """Square tiles in memory, or on disk where :func:`sat2dem_core.dataset.store.read_tiles` leaves them there.
+    """Square tiles in memory, or on disk if :func:`sat2dem_core.dataset.store.read_tiles` leaves them there.
 
     Attributes:
         rgb: (N, 3, T, T) uint8.
         dem: (N, T, T) float32 meters, NaN for nodata.
-        ids: N names, scene and pixel of the upper left corner: ``rocky-mountain_r0064_c0128``.
-        corners: (N, 2) that pixel as row and column of the scene.
+        ids: N names of scene and upper left pixel: ``rocky-mountain_r0064_c0128``.
+        corners: (N, 2) row and column of that pixel in the scene.
         gsd: ground sampling distance (down the rows, along the columns), meters.
-        dropped: how many tiles were left out for their nodata.
+        dropped: number of tiles left out because of their nodata.
     """
 
     rgb: np.ndarray
@@ -40,16 +40,16 @@ class Tiles:
         return self.dem.shape[-1]
 
     def take(self, numbers: list[int]) -> "Tiles":
-        """These tiles alone, in this order."""
+        """The tiles of these positions alone, in this order."""
         ids = tuple(self.ids[number] for number in numbers)
         return replace(self, rgb=self.rgb[numbers], dem=self.dem[numbers], ids=ids, corners=self.corners[numbers])
 
     def fingerprint(self) -> str:
-        """SHA-256 of every pixel and id, to tell whether two runs saw the same data."""
+        """SHA-256 of every pixel and id, to check whether two runs used the same data."""
         digest = hashlib.sha256(",".join(self.ids).encode())
         for array in (self.rgb, self.dem):
-            for at in range(0, len(self), 256):  # arrays on disk may be larger than memory
-                digest.update(np.ascontiguousarray(array[at : at + 256]).data)
+            for start in range(0, len(self), 256):  # arrays on disk may be larger than memory
+                digest.update(np.ascontiguousarray(array[start : start + 256]).data)
         return digest.hexdigest()
 
 
@@ -67,32 +67,27 @@ def cut(scene: "xr.Dataset", size: int = 64, stride: int | None = None, max_noda
         scene: ``rgb`` and ``dem`` on one grid; see :mod:`sat2dem_core.dataset.scenes`.
         size: px, a power of two from 32 to 512.
         stride: px between the corners of neighboring tiles; ``size``, so no overlap, when not given.
-        max_nodata: largest share of NaN elevation a tile may have; tiles with more are dropped and counted,
-            and no NaN is ever filled.
+        max_nodata: largest share of NaN elevation in a tile; tiles with more are dropped and counted. NaN is never
+            filled.
 
     Raises:
         WrongShape: the size is not such a power of two, or the stride not positive.
-        NoTiles: the scene is smaller than a tile, or every tile has too much nodata.
+        NoTiles: the scene is smaller than a tile, or every tile has more nodata.
 
     >>> from sat2dem_core.dataset.scenes import open_scene
     >>> cut(open_scene(), 64).dem.shape
     (16, 64, 64)
     """
-    from sat2dem_core.rasters.grids import ground_sampling_distance  # needs pyproj, which tiles at hand do not
+    from sat2dem_core.rasters.grids import ground_sampling_distance  # needs pyproj; tiles in memory do not
 
     check_tile_size(size)
     stride = size if stride is None else stride
     if stride < 1:
-        raise WrongShape(f"a stride of {stride} px goes nowhere: give 1 or more")
+        raise WrongShape(f"a stride of {stride} px is too small: give 1 or more")
     name, height, width = scene.attrs.get("name", "scene"), scene.sizes["y"], scene.sizes["x"]
     if height < size or width < size:
         raise NoTiles(f"{name} is {height} x {width} px, smaller than one tile of {size} px: choose smaller tiles")
-
-    def windows(array: np.ndarray) -> np.ndarray:  # (..., H, W) to (rows, columns, ..., T, T), without a copy
-        views = np.lib.stride_tricks.sliding_window_view(array, (size, size), axis=(-2, -1))
-        return np.moveaxis(views[..., ::stride, ::stride, :, :], (-4, -3), (0, 1))
-
-    dem = windows(scene.dem.values)
+    dem = _windows(scene.dem.values, size, stride)
     keep = np.isnan(dem).mean((-2, -1)) <= max_nodata  # (rows, columns)
     if not keep.any():
         raise NoTiles(
@@ -102,8 +97,14 @@ def cut(scene: "xr.Dataset", size: int = 64, stride: int | None = None, max_noda
     origin = scene.attrs.get("origin", (0, 0))
     corners = np.argwhere(keep) * stride + origin
     return Tiles(
-        rgb=np.ascontiguousarray(windows(scene.rgb.values)[keep]),
+        rgb=np.ascontiguousarray(_windows(scene.rgb.values, size, stride)[keep]),
         dem=np.ascontiguousarray(dem[keep], dtype=np.float32),
         ids=tuple(f"{name}_r{row:04d}_c{column:04d}" for row, column in corners),
         corners=corners, gsd=ground_sampling_distance(scene), dropped=int((~keep).sum()),
     )
+
+
+def _windows(array: np.ndarray, size: int, stride: int) -> np.ndarray:
+    """All windows of an array (..., H, W) as (rows, columns, ..., size, size), without a copy."""
+    views = np.lib.stride_tricks.sliding_window_view(array, (size, size), axis=(-2, -1))
+    return np.moveaxis(views[..., ::stride, ::stride, :, :], (-4, -3), (0, 1))

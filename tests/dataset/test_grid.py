@@ -132,7 +132,7 @@ def test_a_crs_may_be_used_some_degrees_beyond_its_area():
 
 @pytest.mark.parametrize(("crs", "said"), [
     ("EPSG:4326", r"EPSG:4326' \(WGS 84\) is no projection in meters"), ("EPSG:2225", "no projection in meters"),
-    ("EPSG:999999", "is not known"), ("nonsense", "is not known"), ("+proj=laea +lat_0=52 +lon_0=10 +units=m", "with an EPSG code"),
+    ("EPSG:999999", "is unknown"), ("nonsense", "is unknown"), ("+proj=laea +lat_0=52 +lon_0=10 +units=m", "with an EPSG code"),
 ])
 def test_a_crs_that_no_grid_can_have(crs, said):
     with pytest.raises(InvalidRegion, match=said):
@@ -140,7 +140,7 @@ def test_a_crs_that_no_grid_can_have(crs, said):
 
 
 @pytest.mark.parametrize(("region", "said"), [
-    ((179, -17, -179, -16), "crosses the antimeridian: ask for each side of it, 179 to 180 and -180 to -179"),
+    ((179, -17, -179, -16), "crosses the antimeridian: request each side of it, 179 to 180 and -180 to -179"),
     ((1, 2, 1, 3), "has no area"), ((1, 3, 2, 2), "has no area: give west, south, east, north"),
     ((float("nan"), 2, 3, 4), "has no area"), (shapely.Point(1, 2), "has no area"), (shapely.Polygon(), "has no area"),
     ((179, 2, 181, 3), "longitudes of -180 to 180"), ((0, -85, 1, -84), "latitudes of -80 to 84"),
@@ -158,7 +158,7 @@ def test_both_sides_of_the_antimeridian_can_be_asked_for():
 
 
 def test_a_region_between_the_tiles_of_two_zones_is_refused():
-    with pytest.raises(NoTiles, match="between the tiles of two UTM zones: ask for a larger one, or give one CRS"):
+    with pytest.raises(NoTiles, match="between the tiles of two UTM zones: request a larger one, or give one CRS"):
         cells((-6.02, 44.1, -6.0, 44.11))
     assert cells((-6.02, 44.1, -6.0, 44.11), "EPSG:3035")
 

@@ -76,7 +76,7 @@ def test_minimum_of_a_tile_ignores_nodata_and_is_nan_without_any():
 def test_all_nodata_and_infinite_elevation_are_refused():
     with pytest.raises(NoElevation, match="every elevation is nodata; give a DEM"):
         Normalization.fit("shift", np.full((2, 4, 4), np.nan))
-    with pytest.raises(NoElevation, match="an elevation is infinite; set what is unknown to NaN"):
+    with pytest.raises(NoElevation, match="an elevation is infinite; set unknown elevations to NaN"):
         Normalization.fit("shift", np.array([[[1.0, np.inf]]]))
 
 

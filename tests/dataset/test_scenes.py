@@ -234,7 +234,7 @@ def test_rotated_raster_is_refused(write_raster, picture, dem):
 def test_image_and_dem_of_different_ground_are_both_named(write_raster, image, slope, crs, corner):
     size = 1e-4 if crs == "EPSG:4326" else 30
     far = write_raster("far.tif", slope, crs, from_origin(*corner, size, size))
-    with pytest.raises(NoOverlap, match=r"image\.tif and .*far\.tif lie on different ground: .* of the same place"):
+    with pytest.raises(NoOverlap, match=r"image\.tif and .*far\.tif do not overlap: .* of the same place"):
         open_pair(image, far)
 
 

@@ -181,7 +181,7 @@ def test_a_store_of_another_version_is_refused(tmp_path):
         content = json.loads((store / name).read_text())
         content.get("metadata", {".zattrs": content})[".zattrs"]["sat2dem_version"] = 0
         (store / name).write_text(json.dumps(content))
-    with pytest.raises(DamagedStore, match="layout 0, this code reads layout 1: build or import it again"):
+    with pytest.raises(DamagedStore, match="layout 0, and this program reads layout 1: build or import it again"):
         open_store(store)
 
 

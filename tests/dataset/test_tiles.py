@@ -58,7 +58,7 @@ def test_other_tile_sizes_are_refused_with_the_valid_ones(size, hills):
 
 
 def test_stride_must_move(hills):
-    with pytest.raises(WrongShape, match="stride of 0 px goes nowhere: give 1 or more"):
+    with pytest.raises(WrongShape, match="stride of 0 px is too small: give 1 or more"):
         cut(hills, 32, stride=0)
 
 
