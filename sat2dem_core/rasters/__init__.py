@@ -1,6 +1,6 @@
-"""Raster files: opened as networks want them, laid on grids, downloaded, and written so that they are whole or not there.
+"""Raster files: reading images as the networks need them, pixel sizes and UTM zones, downloads, and safe writing.
 
-Its light rooms (:mod:`~sat2dem_core.rasters.atomic`) need no raster library, so names load their module when used.
+Names load their module when they are first used, since :mod:`~sat2dem_core.rasters.atomic` needs no raster library.
 """
 
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""Files from the net are whole or not there, whatever disk and net do."""
+"""Downloads are whole or absent, whatever happens on the disk and the network."""
 
 import gzip
 import hashlib
@@ -39,7 +39,7 @@ def server(tmp_path):
 
 @pytest.fixture
 def waits(monkeypatch):
-    """How long it would have waited, each time."""
+    """The seconds of each wait; no test waits."""
     asked = []
     monkeypatch.setattr(download.time, "sleep", asked.append)
     return asked
@@ -49,7 +49,8 @@ def waits(monkeypatch):
 def get(server, tmp_path):
     """``get()``: fetch the big file."""
     target = tmp_path / "here" / "big.bin"
-    return lambda checksum=SHA256, **options: fetch(f"{server.url}/big.bin", target, checksum, progress=False, **options)
+    address = f"{server.url}/big.bin"
+    return lambda checksum=SHA256, **options: fetch(address, target, checksum, progress=False, **options)
 
 
 def test_a_file_is_fetched_once(get, server):
@@ -58,21 +59,21 @@ def test_a_file_is_fetched_once(get, server):
     assert server.requests == [("big.bin", None)]
 
 
-def test_md5_does_too_as_zenodo_has_it(get):
+def test_a_checksum_may_be_md5_as_on_zenodo(get):
     assert get(f"md5:{hashlib.md5(CONTENT).hexdigest()}").read_bytes() == CONTENT
 
 
-def test_a_broken_transfer_goes_on_where_it_broke(get, server, waits):
+def test_an_interrupted_transfer_continues_where_it_stopped(get, server, waits):
     server.set(faults={"big.bin": ["cut", "cut"]})
     assert get().read_bytes() == CONTENT
     starts = [int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted else 0 for _, wanted in server.requests]
     assert len(starts) == 3 and starts[0] == 0 and starts[1:] == pytest.approx([1_500_000, 2_250_000], abs=140_000)
 
 
-def test_so_does_the_next_call(get, server, waits, monkeypatch, tmp_path):
+def test_the_next_call_continues_where_the_last_stopped(get, server, waits, monkeypatch, tmp_path):
     monkeypatch.setattr(download, "ATTEMPTS", 1)
     server.set(faults={"big.bin": ["cut"]})
-    with pytest.raises(Unreachable, match=r"failed 1 times in a row .*the 1,4..,... bytes that came are kept"):
+    with pytest.raises(Unreachable, match=r"failed 1 times in a row .*the first 1,4..,... bytes are kept"):
         get()
     part = tmp_path / "here/big.bin.part"
     size = part.stat().st_size
@@ -85,7 +86,9 @@ def test_a_server_without_ranges_starts_over(get, server, waits):
     assert get().read_bytes() == CONTENT
 
 
-@pytest.mark.parametrize(("asked", "low", "high"), [("7", 7, 7), ("a date", 20, 31), ("soon", 1, 1), ("9999", 120, 120)])
+@pytest.mark.parametrize(
+    ("asked", "low", "high"), [("7", 7, 7), ("a date", 20, 31), ("soon", 1, 1), ("9999", 120, 120)]
+)
 def test_too_many_requests_wait_as_long_as_the_server_asks(get, server, waits, asked, low, high):
     asked = asked.replace("a date", formatdate(time.time() + 30, usegmt=True))
     server.set(faults={"big.bin": [(429, {"Retry-After": asked})]})
@@ -93,12 +96,12 @@ def test_too_many_requests_wait_as_long_as_the_server_asks(get, server, waits, a
     assert len(waits) == 1 and low <= waits[0] <= high
 
 
-def test_trouble_at_the_server_is_waited_out_longer_each_time(get, server, waits):
+def test_faults_of_the_server_are_waited_out_longer_each_time(get, server, waits):
     server.set(faults={"big.bin": [500, 502, 503]})
     assert get().read_bytes() == CONTENT and waits == [1, 2, 4]
 
 
-def test_and_not_for_ever(get, server, waits):
+def test_a_server_that_always_fails_ends_the_download(get, server, waits):
     server.set(faults={"big.bin": [500] * 20})
     with pytest.raises(Unreachable, match="failed 5 times in a row.*500.*try later"):
         get()
@@ -111,26 +114,26 @@ def test_a_stalled_transfer_ends(get, server, waits, monkeypatch):
     assert get().read_bytes() == CONTENT and len(waits) == 1
 
 
-def test_what_is_not_there_is_said_at_once(server, tmp_path, waits):
+def test_a_missing_file_is_an_error_at_once(server, tmp_path, waits):
     with pytest.raises(Unreachable, match="answers 404.*check the address"):
         fetch(f"{server.url}/none.bin", tmp_path / "none.bin", SHA256, progress=False)
     assert not waits
 
 
-def test_bytes_that_are_not_the_announced_ones_never_get_the_name(get, server, tmp_path):
+def test_a_download_with_another_checksum_is_removed(get, server, tmp_path):
     (server.folder / "big.bin").write_bytes(CONTENT[:-1] + b"x")
-    with pytest.raises(DamagedDownload, match="not what its checksum says.*it was removed"):
+    with pytest.raises(DamagedDownload, match="does not have the checksum sha256:.*; it was removed"):
         get()
     assert not os.listdir(tmp_path / "here")
 
 
-def test_a_truncated_file_on_the_server_is_found_out(get, server, waits):
+def test_a_truncated_file_on_the_server_is_noticed(get, server, waits):
     (server.folder / "big.bin").write_bytes(CONTENT[:1000])
     with pytest.raises(DamagedDownload, match="checksum"):
         get(size=len(CONTENT))
 
 
-def test_a_damaged_file_of_the_users_is_named_and_kept(get):
+def test_a_file_of_the_user_with_another_checksum_is_named_and_kept(get):
     path = get()
     path.write_bytes(b"mine")
     with pytest.raises(DamagedDownload, match=r"big.bin is not the file that .* offers.*remove it"):
@@ -143,19 +146,19 @@ def test_a_full_disk_while_fetching(get, full_disk):
         get()
 
 
-def test_an_answer_is_not_compressed_on_the_way(get, server, waits):
+def test_no_answer_is_compressed(get, server, waits):
     """A range of a compressed answer would count other bytes than those in the part file."""
     server.set(compress=True, faults={"big.bin": ["cut"]})
     assert get().read_bytes() == CONTENT
     assert server.requests[1][1], "it started over"
 
 
-def test_a_transfer_that_never_gets_further_than_before_ends(get, monkeypatch, waits):
+def test_a_transfer_that_gets_no_further_than_before_ends(get, monkeypatch, waits):
     tries = []
 
     def break_off(url, part, *rest):
         tries.append(url)
-        assert len(tries) < 50, "it goes on for ever"
+        assert len(tries) < 50, "it never ends"
         part.write_bytes(CONTENT[: 1000 if len(tries) % 2 else 500])  # without ranges each try starts over
         raise download.requests.ConnectionError("broken")
 
@@ -181,7 +184,7 @@ def archive(path: Path, members: dict[str, bytes]) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["a.zip", "a.tar.gz"])
-def test_unpack_gives_the_members_once(tmp_path, kind):
+def test_an_archive_is_unpacked_once(tmp_path, kind):
     path = archive(tmp_path / kind, {"in/one.txt": b"1", "two.txt": b"2"})
     folder = unpack(path, tmp_path / "out")
     assert (folder / "in/one.txt").read_bytes() == b"1" and (folder / "two.txt").read_bytes() == b"2"
@@ -191,7 +194,7 @@ def test_unpack_gives_the_members_once(tmp_path, kind):
 
 @pytest.mark.parametrize("kind", ["a.zip", "a.tar.gz"])
 @pytest.mark.parametrize("name", ["../outside.txt", "in/../../outside.txt", "/tmp/outside-sat2dem.txt"])
-def test_members_that_would_escape_are_refused(tmp_path, kind, name):
+def test_members_outside_the_folder_are_refused(tmp_path, kind, name):
     path = archive(tmp_path / kind, {"good.txt": b"1", name: b"evil"})
     if kind == "a.tar.gz" and name.startswith("/"):  # the standard library makes it relative
         assert (unpack(path, tmp_path / "out") / name.lstrip("/")).read_bytes() == b"evil"
@@ -217,7 +220,7 @@ def test_links_that_lead_outside_are_refused(tmp_path):
 def test_a_damaged_archive_leaves_nothing(tmp_path, kind, rest):
     path = archive(tmp_path / kind, {"one.txt": CONTENT[:200_000]})
     path.write_bytes(path.read_bytes()[:100_000] + rest)
-    with pytest.raises(DamagedDownload, match="cannot be unpacked.*fetch it again"):
+    with pytest.raises(DamagedDownload, match="cannot be unpacked.*download it again"):
         unpack(path, tmp_path / "out")
     assert os.listdir(tmp_path) == [kind]
 
@@ -231,7 +234,7 @@ def test_an_archive_whose_second_half_is_something_else(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["a.zip", "a.tar.gz"])
-def test_a_bit_that_flipped_anywhere_is_found_or_harmless(tmp_path, kind):
+def test_a_flipped_bit_is_noticed_or_harmless(tmp_path, kind):
     path = archive(tmp_path / kind, {"one.txt": bytes(range(256)) * 20})
     whole = path.read_bytes()
     for place in np.random.default_rng(0).integers(0, 8 * len(whole), 60):
