@@ -1,4 +1,4 @@
-"""Slope, aspect and roughness: planes worked by hand, holes, and xdem beside us."""
+"""Slope, aspect, roughness and hillshade: planes worked by hand, nodata, and xdem's numbers."""
 
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from sat2dem_core import terrain
 
 GSD = (30.0, 20.0)
+SQUARE = (30.0, 30.0)
 
 
 def hills(count: int = 3, size: int = 32, seed: int = 0) -> torch.Tensor:
@@ -31,18 +32,18 @@ def test_a_plane_has_its_slope_and_aspect_everywhere(south, east):
 
 
 @pytest.mark.parametrize(("south", "east", "facing"), [(1, 0, 0), (0, -1, 90), (-1, 0, 180), (0, 1, 270)])
-def test_ground_that_falls_to_the_north_faces_north(south, east, facing):
+def test_terrain_that_falls_to_the_north_faces_north(south, east, facing):
     rows, columns = torch.meshgrid(torch.arange(5.0), torch.arange(5.0), indexing="ij")
     assert terrain.aspect(south * rows + east * columns, (1.0, 1.0))[2, 2] == pytest.approx(facing)
 
 
-def test_level_ground_faces_nowhere_and_is_taken_for_water():
+def test_level_terrain_has_no_aspect_and_counts_as_water():
     dem = torch.full((1, 8, 8), 250.0)
     assert terrain.aspect(dem, GSD).isnan().all() and (terrain.slope(dem, GSD)[:, 1:-1, 1:-1] == 0).all()
     assert terrain.level(dem)[:, 1:-1, 1:-1].all() and not terrain.level(hills()).any()
 
 
-def test_a_hole_spreads_to_its_neighbors_and_no_farther():
+def test_nodata_spreads_to_its_neighbors_and_no_farther():
     dem = hills(1)[0]
     dem[10, 10] = torch.nan
     for values in (terrain.slope(dem, GSD), terrain.aspect(dem, GSD), terrain.roughness(dem)):
@@ -53,13 +54,44 @@ def test_a_hole_spreads_to_its_neighbors_and_no_farther():
 
 
 def test_slope_aspect_and_roughness_equal_xdem():
-    """The numbers are of tests/peers/xdem_peers.py."""
+    """xdem's numbers come from tests/peers/xdem_peers.py."""
     with np.load(Path(__file__).with_name("peers") / "xdem.npz") as file:
         theirs = {name: torch.from_numpy(file[name])[1:-1, 1:-1] for name in ("slope", "aspect", "roughness")}
         dem = torch.from_numpy(file["dem"])
-    slope, aspect, roughness = (
-        values[1:-1, 1:-1].double() for values in (terrain.slope(dem, (30.0, 30.0)), terrain.aspect(dem, (30.0, 30.0)), terrain.roughness(dem))
-    )
+    ours = terrain.slope(dem, SQUARE), terrain.aspect(dem, SQUARE), terrain.roughness(dem)
+    slope, aspect, roughness = (values[1:-1, 1:-1].double() for values in ours)
     torch.testing.assert_close(slope, 100 * theirs["slope"].deg2rad().tan(), rtol=1e-5, atol=1e-5)
     assert float(terrain.angle_between(aspect, theirs["aspect"]).max()) < 360e-5
     torch.testing.assert_close(roughness, theirs["roughness"], rtol=1e-5, atol=1e-5)
+
+
+def plane(to_south: float, to_east: float) -> np.ndarray:
+    """Elevation (20, 20) that rises by so many meters per pixel."""
+    rows, columns = np.mgrid[:20, :20]
+    return 1000.0 + to_south * rows + to_east * columns
+
+
+def test_hillshade_is_bright_towards_the_sun_in_the_north_west():
+    facing, flat, away = (terrain.hillshade(dem, SQUARE)[5, 5] for dem in (plane(10, 10), plane(0, 0), plane(-10, -10)))
+    assert facing > flat > away
+    assert flat == pytest.approx(np.sin(np.radians(45)))
+    across = terrain.hillshade(plane(10, -10), SQUARE)[5, 5]  # faces the north-east
+    assert away < across < facing
+
+
+def test_hillshade_of_a_slope_that_the_sun_meets_at_right_angles_is_full():
+    rise = 30 * np.tan(np.radians(45)) / np.sqrt(2)
+    np.testing.assert_allclose(terrain.hillshade(plane(rise, rise), SQUARE), 1)
+
+
+def test_hillshade_keeps_its_scale_so_that_flat_predictions_look_flat():
+    rugged = 200 * np.random.default_rng(0).standard_normal((20, 20))
+    assert terrain.hillshade(rugged / 100, SQUARE).std() < 0.2 * terrain.hillshade(rugged, SQUARE).std()
+
+
+def test_hillshade_follows_the_size_of_a_pixel_and_keeps_nodata():
+    dem = plane(8, 3)
+    np.testing.assert_allclose(terrain.hillshade(dem, (60.0, 30.0)), terrain.hillshade(plane(4, 3), SQUARE))
+    dem[2, 2] = np.nan
+    shade = terrain.hillshade(dem, SQUARE)
+    assert np.isnan(shade[2, 2]) and np.isnan(shade).sum() == 1

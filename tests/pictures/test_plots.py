@@ -20,32 +20,6 @@ def plane(to_south: float, to_east: float) -> np.ndarray:
     return 1000.0 + to_south * rows + to_east * columns
 
 
-def test_hillshade_is_bright_towards_the_sun_in_the_north_west():
-    facing, flat, turned = (plots.hillshade(dem, SQUARE)[5, 5] for dem in (plane(10, 10), plane(0, 0), plane(-10, -10)))
-    assert facing > flat > turned
-    assert flat == pytest.approx(np.sin(np.radians(45)))
-    across = plots.hillshade(plane(10, -10), SQUARE)[5, 5]  # turned to the north-east: neither
-    assert turned < across < facing
-
-
-def test_hillshade_of_a_slope_that_the_sun_meets_at_right_angles_is_full():
-    rise = 30 * np.tan(np.radians(45)) / np.sqrt(2)
-    np.testing.assert_allclose(plots.hillshade(plane(rise, rise), SQUARE), 1)
-
-
-def test_hillshade_keeps_its_scale_so_that_flat_predictions_look_flat():
-    rugged = 200 * np.random.default_rng(0).standard_normal((20, 20))
-    assert plots.hillshade(rugged / 100, SQUARE).std() < 0.2 * plots.hillshade(rugged, SQUARE).std()
-
-
-def test_hillshade_follows_the_size_of_a_pixel_and_keeps_nodata():
-    dem = plane(8, 3)
-    np.testing.assert_allclose(plots.hillshade(dem, (60.0, 30.0)), plots.hillshade(plane(4, 3), SQUARE))
-    dem[2, 2] = np.nan
-    shade = plots.hillshade(dem, SQUARE)
-    assert np.isnan(shade[2, 2]) and np.isnan(shade).sum() == 1
-
-
 def test_scene_figure_shows_image_and_elevation_with_unit_and_scale_bar(hills):
     figure = plots.scene_figure(hills)
     figure.canvas.draw()
