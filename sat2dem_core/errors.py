@@ -1,4 +1,4 @@
-"""What can go wrong for a user, each error named after the fault and saying what to do about it."""
+"""Errors that users meet, each named after the fault; their messages say what to do about it."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -9,23 +9,23 @@ class Sat2DEMError(Exception):
 
 
 class UnreadableRaster(Sat2DEMError):
-    """A raster file is missing, cut short or not a raster."""
+    """A raster file is missing, truncated or not a raster."""
 
 
 class MissingCRS(Sat2DEMError):
-    """A raster does not say where on Earth it lies."""
+    """A raster has no coordinate reference system or no geotransform."""
 
 
 class UnsupportedImagery(Sat2DEMError):
-    """The image's bands or numbers are not what a network can be fed with."""
+    """An image's bands or values do not suit a network."""
 
 
 class NoOverlap(Sat2DEMError):
-    """Image and DEM lie on different ground."""
+    """Image and DEM cover different areas."""
 
 
 class NoElevation(Sat2DEMError):
-    """A DEM holds no usable elevation: all nodata, or values that are no heights."""
+    """A DEM has no usable elevation: all of it is nodata, or its values are not heights."""
 
 
 class FlatElevation(Sat2DEMError):
@@ -33,7 +33,7 @@ class FlatElevation(Sat2DEMError):
 
 
 class NoTiles(Sat2DEMError):
-    """A scene or a split leaves no tile to work on."""
+    """A scene or a split leaves no tile."""
 
 
 class WrongShape(Sat2DEMError):
@@ -43,36 +43,36 @@ class WrongShape(Sat2DEMError):
 class UnknownName(Sat2DEMError, KeyError):
     """A name that is not in a registry."""
 
-    def __str__(self) -> str:  # KeyError would show the repr
+    def __str__(self) -> str:  # that of KeyError is the repr
         return str(self.args[0])
 
 
 class InvalidConfig(Sat2DEMError):
-    """A setting that no run can be made with."""
+    """A setting has a value that no run can use."""
 
 
 class DamagedCheckpoint(Sat2DEMError):
-    """A checkpoint is missing, cut short, or of another architecture."""
+    """A checkpoint is missing, truncated, or of another architecture."""
 
 
 class InvalidAnchors(Sat2DEMError):
-    """Known heights that cannot be read, lie elsewhere, or are too few."""
+    """Known heights cannot be read, lie elsewhere, or are too few."""
 
 
 class UnsafeWeights(Sat2DEMError):
-    """Weights that could run code when opened, or that nothing vouches for."""
+    """Weights could run code when opened, or come without a checksum."""
 
 
 class OutputExists(Sat2DEMError):
-    """A file already stands where a result is to go."""
+    """The output file exists already."""
 
 
 class CannotWrite(Sat2DEMError):
-    """A file could not be written; what stood there before is untouched."""
+    """A file could not be written; a file that was there before is unchanged."""
 
 
 class RunExists(Sat2DEMError):
-    """A run folder already holds a run of other settings or other data."""
+    """A run folder already holds a run with other settings, data or code."""
 
 
 class RunBusy(Sat2DEMError):
@@ -80,7 +80,7 @@ class RunBusy(Sat2DEMError):
 
 
 class LostProcess(Sat2DEMError):
-    """One of several processes of a run is gone."""
+    """One of several processes of a run has ended."""
 
 
 class OutOfMemory(Sat2DEMError):
@@ -92,36 +92,36 @@ class NonFiniteLoss(Sat2DEMError):
 
 
 class InvalidRegion(Sat2DEMError):
-    """A region, a period or a grid that no tiles can be built for."""
+    """No tiles can be built for a region, a period or a grid."""
 
 
 class EmptySearch(Sat2DEMError):
-    """A catalog has nothing for a region, a period and the filters."""
+    """A catalog has no item for a region, a period and the filters."""
 
 
 class MissingAsset(Sat2DEMError):
-    """An item of a catalog lacks what is needed to use it."""
+    """An item of a catalog lacks a file or a property that is needed."""
 
 
 class Unreachable(Sat2DEMError):
-    """A server did not answer, or not with what it announced, however often it was asked."""
+    """A server did not answer, or not as announced, in all attempts."""
 
 
 class DamagedStore(Sat2DEMError):
-    """A tile store or a folder of tiles is missing, unfinished, of another version, or does not pair up."""
+    """A tile store or a folder of tiles is missing, unfinished or of another version, or lacks pairs."""
 
 
 class DamagedDownload(Sat2DEMError):
-    """A file from the net is not what its checksum says, or an archive would write outside its folder."""
+    """A downloaded file does not have its checksum, or an archive would write outside its folder."""
 
 
 class MissingExtra(Sat2DEMError):
-    """An optional package is needed and not installed."""
+    """An optional package is needed but not installed."""
 
 
 @contextmanager
 def needs(extra: str) -> Iterator[None]:
-    """Import optional packages within this context: if one is missing, the error names the extra to install.
+    """A context for imports of optional packages; if one is missing, the error names the extra to install.
 
     Raises:
         MissingExtra: a package of the extra is not installed.

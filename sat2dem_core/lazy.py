@@ -1,4 +1,4 @@
-"""Names that load their module when they are first used: importing a package stays quick and needs few libraries."""
+"""Names that load their module when first used, so that importing a package is quick and needs few libraries."""
 
 from collections.abc import Callable
 from importlib import import_module
@@ -6,11 +6,11 @@ from typing import Any
 
 
 def lazy(package: str, homes: dict[str, str]) -> Callable[[str], Any]:
-    """A package's ``__getattr__`` (PEP 562).
+    """The ``__getattr__`` of a package (PEP 562).
 
     Args:
-        package: its ``__name__``.
-        homes: for each name that the package hands on, the module that defines it.
+        package: the package's ``__name__``.
+        homes: for each name that the package offers, the module that defines it.
     """
 
     def load(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""Where the package and its data lie: in a clone of the repository, in an installed wheel, and in the user's cache."""
+"""Folders of the package, of its data and of the user's cache, in a clone of the repository and in a wheel."""
 
 import os
 from pathlib import Path
@@ -7,22 +7,22 @@ PACKAGE = Path(__file__).parent
 
 
 def repository() -> Path | None:
-    """The clone that the package is run from; None for an installed wheel."""
+    """The clone that contains the package; None for an installed wheel."""
     root = PACKAGE.parent
     return root if (root / "notebooks").is_dir() else None
 
 
 def data_folder(name: str) -> Path:
-    """A folder of the data that comes with the package: inside the wheel, or under ``data/`` of a clone."""
+    """A folder of the data that comes with the package: in a wheel inside the package, in a clone under ``data/``."""
     inside = PACKAGE / "data" / name
     return inside if inside.is_dir() else PACKAGE.parent / "data" / name
 
 
 def downloads(name: str) -> Path:
-    """The folder where a data set is looked for and downloaded to.
+    """The folder that a data set is read from and downloaded to.
 
-    ``$SAT2DEM_DATA`` where it is set (a folder on a mounted Drive, for example), else ``data/`` of a clone, else
-    ``~/.cache/sat2dem/data``.
+    It lies in ``$SAT2DEM_DATA`` if that is set (to a folder on a mounted Drive, for example), else in ``data/`` of a
+    clone, else in ``~/.cache/sat2dem/data``.
     """
     root = repository()
     default = root / "data" if root else Path.home() / ".cache" / "sat2dem" / "data"
@@ -30,5 +30,5 @@ def downloads(name: str) -> Path:
 
 
 def cache_folder() -> Path:
-    """The folder of runs that were given no folder of their own: ``$SAT2DEM_CACHE``, else ``~/.cache/sat2dem``."""
+    """The folder for runs without a folder of their own: ``$SAT2DEM_CACHE``, else ``~/.cache/sat2dem``."""
     return Path(os.environ.get("SAT2DEM_CACHE") or Path.home() / ".cache" / "sat2dem")
