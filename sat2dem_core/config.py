@@ -58,7 +58,7 @@ class Config:
     penalty_weight: float = setting(10.0, help="weight of the gradient penalty on DRPAN's reviser")
     gradient: str = setting(
         "none", choices=("none", "first", "second", "fused", "slope"),
-        help="loss term on derivatives of elevation: first or second order, both (fused), or slope in meters",
+        help="loss term on derivatives of elevation: first or second order, both (fused), or slope in meters per meter",
     )
     gradient_weight: float = setting(20.0, help="weight of the first-order term, or of the slope term")
     second_weight: float = setting(20.0, help="weight of the second-order term")
