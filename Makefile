@@ -1,6 +1,6 @@
 # Two commands do everything, set-up included: `make book` and `make test`. Only `make refresh` rewrites notebooks/.
 # `make colab` runs the chapters as Colab would.
-# PIP_ARGS hands options to pip, PYTHON chooses the interpreter that makes .venv.
+# PIP_ARGS hands options to pip; PYTHON chooses the interpreter that makes .venv, COLAB_PYTHON that of `make colab`.
 
 PYTHON ?= python3
 PIP_ARGS ?=
@@ -35,17 +35,25 @@ test: install
 	$(BIN)/python -m pytest --doctest-modules sat2dem_core
 	$(BIN)/python -m pytest --nbval notebooks
 
-# From the wheel, for in Colab there is no checkout, and without extras, for its install cell names none. What Colab does
-# not pin, constraints.txt does (of a name in both, the first line counts): a release of tomorrow must not fail a run today.
+# The chapters run from the wheel, because in Colab there is no clone, with the extra that their install cells name, on
+# Colab's Python and versions; where this machine has no such Python, on those that Colab had on Python 3.11. Other
+# packages come from constraints.txt (of a name in both files, the first line counts), so that a release of tomorrow
+# cannot break a run of today. Under pyenv, python3.13 may be there and run only where its version is asked for.
+WHERE = python3.13 -c 'import sys; print(sys.executable)' 2>/dev/null
+COLAB_PYTHON ?= $(or $(shell $(WHERE)),$(shell PYENV_VERSION=3.13 $(WHERE)),$(PYTHON))
+COLAB_PINS = constraints-colab$(if $(findstring 3.13,$(shell $(COLAB_PYTHON) --version)),,-3.11).txt
+
 colab: export SAT2DEM_CACHE = $(CURDIR)/$(COLAB)/cache
 colab:
+	@echo "The chapters run on $(shell $(COLAB_PYTHON) --version) and the versions of $(COLAB_PINS)"
 	rm -rf $(COLAB)
-	$(PYTHON) -m venv $(COLAB)/venv
+	$(COLAB_PYTHON) -m venv $(COLAB)/venv
 	$(COLAB)/venv/bin/python -m pip wheel $(PIP_ARGS) --quiet --no-deps --wheel-dir $(COLAB) .
-	awk -F== '!seen[tolower($$1)]++' constraints-colab.txt constraints.txt >$(COLAB)/constraints.txt
-	$(COLAB)/venv/bin/python -m pip install $(PIP_ARGS) --quiet --constraint $(COLAB)/constraints.txt $(COLAB)/*.whl
+	awk -F== '!seen[tolower($$1)]++' $(COLAB_PINS) constraints.txt >$(COLAB)/constraints.txt
+	$(COLAB)/venv/bin/python -m pip install $(PIP_ARGS) --quiet --constraint $(COLAB)/constraints.txt \
+		"$$(echo $(COLAB)/*.whl)[chapters]" papermill ipykernel
 	$(COLAB)/venv/bin/python -m pip check
-	$(COLAB)/venv/bin/python tools/colab.py constraints-colab.txt $(CHAPTERS)
+	$(COLAB)/venv/bin/python tools/colab.py $(COLAB_PINS) $(CHAPTERS)
 
 refresh: install
 	set -e; for chapter in $(CHAPTERS); do \

@@ -26,7 +26,7 @@ class State:
 
     Attributes:
         faults: for a file's name, what happens to its next requests, one after the other: a status code, a pair of a
-            status code and headers, ``"cut"`` (the connection ends half way) or ``"stall"`` (no byte for 30 s).
+            status code and headers, ``"cut"`` (the connection ends half way), ``"stall"`` (no byte for 30 s) or None.
         requests: every request that came, as (name, Range header or None).
         ranges: whether byte ranges are honored.
         compress: whether files go out compressed to clients that accept it.
@@ -64,8 +64,8 @@ class FileServer:
 @contextmanager
 def file_server(folder: Path) -> Iterator[FileServer]:
     """Serve a folder over HTTP while the context lasts."""
-    command = [sys.executable, __file__, str(folder)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8") as process:
+    command, pipe = [sys.executable, __file__, str(folder)], subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, encoding="utf-8") as process:
         try:
             yield FileServer(process, folder)
         finally:
