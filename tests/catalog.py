@@ -17,7 +17,8 @@ from sat2dem_core.dataset.grid import cell_at, cells
 BANDS = ("red", "green", "blue")
 PLACE, EDGE = cell_at(-3.4, 40.12, "EPSG:4326"), cell_at(-3.7, 40.5, "EPSG:4326")
 COAST = cell_at(-3.0, 40.6, "EPSG:4326")
-BORDER = cells((-6.04, 40.85, -5.96, 40.91))
+BORDER_REGION = (-6.04, 40.85, -5.96, 40.91)  # tiles of two UTM zones
+BORDER = cells(BORDER_REGION)
 
 
 def reflectance(lon, lat) -> np.ndarray:

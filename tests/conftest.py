@@ -14,6 +14,7 @@ import matplotlib
 import numpy as np
 import pytest
 import rasterio
+import rioxarray  # a Dataset has ``rio`` once this is imported
 import torch
 import xarray as xr
 from browser import browse

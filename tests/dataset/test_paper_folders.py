@@ -1,17 +1,22 @@
-"""The paper's folders: out of a store and into one, paired by number."""
+"""The paper's folders: out of a store and into one, paired by number; and the paper's data set from its record."""
 
+import hashlib
+import json
 import shutil
+import zipfile
 
 import numpy as np
 import pytest
 import rasterio
 import xarray as xr
+from file_server import file_server
 
 from sat2dem_core.dataset.building import assemble
 from sat2dem_core.dataset.grid import PIXELS, Cell
-from sat2dem_core.dataset.paper_folders import export_folders, import_folders
+from sat2dem_core.dataset.paper_folders import export_folders, fetch_iberia, import_folders, listing
 from sat2dem_core.dataset.store import CHUNK, open_store
-from sat2dem_core.errors import CannotWrite, DamagedStore, UnknownName
+from sat2dem_core.errors import CannotWrite, DamagedStore, UnknownName, Unreachable
+from sat2dem_core.rasters import download
 
 SIZE = (PIXELS, PIXELS)
 
@@ -205,3 +210,76 @@ def test_an_interrupted_export_starts_over(store, tmp_path):
 def test_an_export_overwrites_nothing(store, folder):
     with pytest.raises(CannotWrite, match="exists: remove it or choose another"):
         export_folders(store, folder)
+
+
+# ---- from Zenodo
+
+CONTENT = np.random.default_rng(0).bytes(300_000)
+
+
+@pytest.fixture
+def server(tmp_path):
+    """A file server with one file, ``big.bin``."""
+    folder = tmp_path / "server"
+    folder.mkdir()
+    (folder / "big.bin").write_bytes(CONTENT)
+    with file_server(folder) as server:
+        yield server
+
+
+@pytest.fixture
+def no_waits(monkeypatch):
+    monkeypatch.setattr(download.time, "sleep", lambda seconds: None)
+
+
+def record(server, names: list[str], **changes) -> str:
+    """A Zenodo-like record of files on the server; its address."""
+    files = []
+    for name in names:
+        content = (server.folder / name).read_bytes()
+        checksum, links = f"md5:{hashlib.md5(content).hexdigest()}", {"self": f"{server.url}/{name}"}
+        files.append({"key": name, "size": len(content), "checksum": checksum, "links": links} | changes)
+    content = {"id": 14647632, "metadata": {"license": {"id": "cc-by-4.0"}}, "files": files}
+    (server.folder / "record").write_text(json.dumps(content), encoding="utf-8")
+    return f"{server.url}/record"
+
+
+def test_a_record_lists_its_files_and_its_license(server):
+    files, license = listing(record(server, ["big.bin"]))
+    assert license == "cc-by-4.0"
+    checksum = f"md5:{hashlib.md5(CONTENT).hexdigest()}"
+    assert files == [{"name": "big.bin", "size": 300_000, "checksum": checksum, "url": f"{server.url}/big.bin"}]
+
+
+def test_a_name_in_a_record_cannot_lead_outside(server):
+    assert listing(record(server, ["big.bin"], key="../../big.bin"))[0][0]["name"] == "big.bin"
+
+
+@pytest.mark.parametrize(("content", "message"), [
+    ("no json", "does not list files"), ('{"files": [{}]}', "does not list files"), ("[]", "does not list files"),
+    ('{"files": []}', "lists no files"),
+])
+def test_an_answer_that_is_no_record_is_refused(server, content, message):
+    (server.folder / "record").write_text(content, encoding="utf-8")
+    with pytest.raises(Unreachable, match=message):
+        listing(f"{server.url}/record")
+
+
+def test_a_record_that_does_not_answer(server, no_waits):
+    with pytest.raises(Unreachable, match="does not answer.*404"):
+        listing(f"{server.url}/none")
+    server.set(faults={"none": [500] * 9})
+    with pytest.raises(Unreachable, match="does not answer.*500"):
+        listing(f"{server.url}/none")
+
+
+def test_the_papers_files_are_fetched_verified_and_unpacked(server, monkeypatch, tmp_path, no_waits):
+    monkeypatch.setenv("SAT2DEM_DATA", str(tmp_path))
+    with zipfile.ZipFile(server.folder / "tiles.zip", "w") as archive:
+        archive.writestr("original_dem/original_DEM_cell_0.tif", b"tif")
+    server.set(faults={"tiles.zip": [503, "cut"]})
+    folder, license = fetch_iberia(record(server, ["tiles.zip", "big.bin"]), progress=False)
+    assert license == "cc-by-4.0" and (folder / "tiles/original_dem/original_DEM_cell_0.tif").read_bytes() == b"tif"
+    asked = len(server.requests)
+    fetch_iberia(f"{server.url}/record", progress=False)
+    assert [name for name, _ in server.requests[asked:]] == ["record"]  # nothing is downloaded twice

@@ -1,13 +1,17 @@
+"""Scenes: images and elevation of any CRS and size come onto one grid, or a sentence says why not."""
+
 import numpy as np
 import pytest
 import rasterio
+from file_server import file_server
 from rasterio.enums import ColorInterp
 from rasterio.transform import Affine, from_origin
 from rasterio.warp import Resampling, calculate_default_transform, reproject, transform_bounds
 from rasterio.windows import Window
 
-from sat2dem_core.dataset.scenes import open_pair, open_scene
+from sat2dem_core.dataset.scenes import ZION_FILES, fetch_zion, open_pair, open_scene
 from sat2dem_core.errors import MissingCRS, NoElevation, NoOverlap, UnknownName, UnreadableRaster, UnsupportedImagery
+from sat2dem_core.rasters import download
 from sat2dem_core.rasters.grids import ground_sampling_distance
 
 WEST, NORTH = 450_000.0, 4_480_000.0
@@ -293,3 +297,22 @@ def test_real_landsat_and_srtm_become_a_scene(shared, write_raster):
     assert scene.dem.shape == (256, 256) and scene.attrs["resampling"] == "cubic"
     assert 565 <= float(scene.dem.max() - scene.dem.min()) <= 1169  # relief of any 256 px tile there
     assert 20 < float(scene.rgb.mean()) < 235
+
+
+def test_zion_that_is_there_is_not_fetched(shared, monkeypatch):
+    monkeypatch.setenv("SAT2DEM_DATA", str(shared / "data"))
+    monkeypatch.setattr(download.requests, "get", lambda *args, **kwargs: pytest.fail("asked the net"))
+    assert fetch_zion(progress=False) == shared / "data/zion"
+    scene = open_scene("zion")
+    assert scene.rgb.shape == (3, 1428, 1128) and scene.rio.crs == "EPSG:32612"
+    assert 1000 < float(scene.dem.min()) < float(scene.dem.max()) < 2900
+
+
+def test_zion_comes_from_the_net_where_it_is_missing(shared, monkeypatch, tmp_path):
+    monkeypatch.setenv("SAT2DEM_DATA", str(tmp_path))
+    with file_server(shared / "data/zion") as server:
+        server.set(faults={"srtm.tif": ["cut"]})
+        monkeypatch.setattr(download.time, "sleep", lambda seconds: None)
+        folder = fetch_zion(f"{server.url}/{{1}}?commit={{0}}", progress=False)
+        assert {path.name for path in folder.iterdir()} == set(ZION_FILES)
+    assert fetch_zion("http://127.0.0.1:9/{1}?{0}", progress=False) == folder  # nothing is left to download

@@ -3,7 +3,6 @@
 import gzip
 import hashlib
 import io
-import json
 import os
 import shutil
 import tarfile
@@ -16,10 +15,7 @@ import numpy as np
 import pytest
 from file_server import file_server
 
-from sat2dem_core.dataset.paper_folders import fetch_iberia, listing
-from sat2dem_core.dataset.scenes import ZION_FILES, fetch_zion, open_scene
 from sat2dem_core.errors import CannotWrite, DamagedDownload, Unreachable
-from sat2dem_core.paths import downloads
 from sat2dem_core.rasters import download
 from sat2dem_core.rasters.atomic import part_of
 from sat2dem_core.rasters.download import fetch, unpack
@@ -266,72 +262,3 @@ def test_an_interrupted_unpacking_starts_over(tmp_path):
     part.mkdir()
     (part / "left.txt").write_text("half")
     assert os.listdir(unpack(path, tmp_path / "out")) == ["one.txt"]
-
-
-# ---- data sets
-
-def test_zion_that_is_there_is_not_fetched(shared, monkeypatch):
-    monkeypatch.setenv("SAT2DEM_DATA", str(shared / "data"))
-    monkeypatch.setattr(download.requests, "get", lambda *args, **kwargs: pytest.fail("asked the net"))
-    assert fetch_zion(progress=False) == shared / "data/zion"
-    scene = open_scene("zion")
-    assert scene.rgb.shape == (3, 1428, 1128) and scene.rio.crs == "EPSG:32612"
-    assert 1000 < float(scene.dem.min()) < float(scene.dem.max()) < 2900
-
-
-def test_zion_comes_from_the_net_where_it_is_missing(shared, monkeypatch, tmp_path):
-    monkeypatch.setenv("SAT2DEM_DATA", str(tmp_path))
-    with file_server(shared / "data/zion") as server:
-        server.set(faults={"srtm.tif": ["cut"]})
-        monkeypatch.setattr(download.time, "sleep", lambda seconds: None)
-        folder = fetch_zion(f"{server.url}/{{1}}?commit={{0}}", progress=False)
-        assert {path.name for path in folder.iterdir()} == set(ZION_FILES)
-    assert fetch_zion("http://127.0.0.1:9/{1}?{0}", progress=False) == folder  # nothing more to ask for
-
-
-def record(server, names: list[str], **changes) -> str:
-    """A Zenodo-like record of files on the server; its address."""
-    listed = []
-    for name in names:
-        content = (server.folder / name).read_bytes()
-        checksum = f"md5:{hashlib.md5(content).hexdigest()}"
-        listed.append({"key": name, "size": len(content), "checksum": checksum, "links": {"self": f"{server.url}/{name}"}} | changes)
-    told = {"id": 14647632, "metadata": {"license": {"id": "cc-by-4.0"}}, "files": listed}
-    (server.folder / "record").write_text(json.dumps(told))
-    return f"{server.url}/record"
-
-
-def test_a_record_tells_its_files_and_its_license(server):
-    found, license = listing(record(server, ["big.bin"]))
-    assert license == "cc-by-4.0"
-    assert found == [{"name": "big.bin", "size": 3_000_000, "checksum": f"md5:{hashlib.md5(CONTENT).hexdigest()}", "url": f"{server.url}/big.bin"}]
-
-
-def test_a_name_in_a_record_cannot_lead_outside(server):
-    assert listing(record(server, ["big.bin"], key="../../big.bin"))[0][0]["name"] == "big.bin"
-
-
-@pytest.mark.parametrize(("content", "said"), [("no json", "does not list files"), ('{"files": [{}]}', "does not list files"), ("[]", "does not list files"), ('{"files": []}', "lists no files")])
-def test_what_is_no_record_is_said(server, content, said):
-    (server.folder / "record").write_text(content)
-    with pytest.raises(Unreachable, match=said):
-        listing(f"{server.url}/record")
-
-
-def test_a_record_that_does_not_answer(server, waits):
-    with pytest.raises(Unreachable, match="does not answer.*404"):
-        listing(f"{server.url}/none")
-    server.set(faults={"none": [500] * 9})
-    with pytest.raises(Unreachable, match="does not answer.*500"):
-        listing(f"{server.url}/none")
-
-
-def test_the_papers_files_are_fetched_verified_and_unpacked(server, monkeypatch, tmp_path, waits):
-    monkeypatch.setenv("SAT2DEM_DATA", str(tmp_path))
-    archive(server.folder / "tiles.zip", {"original_dem/original_DEM_cell_0.tif": b"tif"})
-    server.set(faults={"tiles.zip": [503, "cut"]})
-    folder, license = fetch_iberia(record(server, ["tiles.zip", "big.bin"]), progress=False)
-    assert license == "cc-by-4.0" and (folder / "tiles/original_dem/original_DEM_cell_0.tif").read_bytes() == b"tif"
-    asked = len(server.requests)
-    fetch_iberia(f"{server.url}/record", progress=False)
-    assert [name for name, _ in server.requests[asked:]] == ["record"]  # nothing comes twice

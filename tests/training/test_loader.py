@@ -112,10 +112,6 @@ def test_crops_want_a_region():
         preset("paper", crops=True)
 
 
-def test_crops_see_other_data_than_tiles(hills, small):
-    assert prepare(replace(small, crops=True), hills).fingerprint() != prepare(small, hills).fingerprint()
-
-
 @pytest.mark.parametrize(
     ("fits", "advice"),
     [

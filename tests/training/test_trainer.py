@@ -41,31 +41,6 @@ def go(hills, tmp_path):
 # --- data -------------------------------------------------------------------------------------------------------------
 
 
-def test_training_tiles_overlap_and_held_out_test_tiles_do_not(hills, small):
-    data = prepare(small, hills)
-    assert (len(data.train), len(data.validation), len(data.test)) == (16, 4, 4)
-    corners = data.test.corners
-    assert (corners[:, None] == corners).all(-1).sum() == len(corners)
-    assert (np.abs(corners[:, None] - corners).max(-1) >= 32).sum() == len(corners) * (len(corners) - 1)
-
-
-def test_paper_split_shuffles_all_tiles_into_disjoint_parts(hills, small):
-    data = prepare(replace(small, split="paper", version=2), hills)
-    ids = data.train.ids + data.validation.ids + data.test.ids
-    assert len(set(ids)) == len(ids) == 63 and len(data.train) == 44
-    assert ids != prepare(replace(small, split="paper", version=3), hills).train.ids
-
-
-def test_too_few_tiles_for_the_papers_split_are_refused(hills, small):
-    with pytest.raises(NoTiles, match="4 tiles are too few for the paper's split: choose smaller tiles or stride"):
-        prepare(replace(small, split="paper", tile=64, stride=64), hills)
-
-
-def test_scene_too_small_for_a_region_is_refused(hills, small):
-    with pytest.raises(NoTiles, match="smaller than one tile of 64 px: choose smaller tiles"):
-        prepare(replace(small, tile=64), hills)
-
-
 def test_scene_without_relief_or_elevation_is_refused_before_anything_is_written(hills, small, tmp_path):
     flat, void = hills.copy(deep=True), hills.copy(deep=True)
     flat["dem"][:], void["dem"][:] = 700, np.nan

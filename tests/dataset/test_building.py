@@ -1,0 +1,214 @@
+"""Stores: built tile by tile, killed, interrupted and resumed, in threads and on a cluster, with few packages."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from catalog import BORDER, BORDER_REGION
+from dask.distributed import Client, LocalCluster
+from made_up import made_up, square
+
+from sat2dem_core.dataset import stac
+from sat2dem_core.dataset.building import WAITING, assemble, build
+from sat2dem_core.dataset.store import open_store
+from sat2dem_core.errors import DamagedStore, EmptySearch, Unreachable
+
+
+def everything(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.fixture(params=["threads", "cluster"])
+def client(request):
+    """None, so that threads of this process build, and a cluster of one worker."""
+    if request.param == "threads":
+        yield None
+    else:
+        with Client(processes=False, n_workers=1, threads_per_worker=2, dashboard_address=None) as client:
+            yield client
+
+
+# ---- from catalogs
+
+def test_its_tiles_are_those_of_the_catalog(built, request_):
+    dataset = open_store(built)
+    for cell in BORDER:
+        expected, found = stac.tile(cell, request_), dataset.sel(tile=cell.id)
+        np.testing.assert_array_equal(found.rgb, expected.rgb)
+        np.testing.assert_array_equal(found.dem, expected.dem)
+        assert found.nodata_share.item() == expected.attrs["nodata_share"]
+
+
+def test_overlaps_across_the_border_of_zones_are_marked(built):
+    dataset = open_store(built)
+    tiles = zip(dataset.tile.values, dataset.overlaps.values)
+    partners = {str(tile): set(str(names).split()) for tile, names in tiles}
+    assert any(partners.values())
+    for tile, others in partners.items():
+        assert all(tile in partners[other] and other[:5] != tile[:5] for other in others)
+
+
+def test_a_build_that_is_done_asks_nobody(built, request_, monkeypatch):
+    monkeypatch.setattr(stac, "search", lambda *args: pytest.fail("asked a catalog"))
+    before = everything(built)
+    assert build(built, BORDER_REGION, request_) == built and everything(built) == before
+
+
+def test_killed_at_any_moment_it_goes_on_and_ends_byte_for_byte_the_same(tmp_path, api, built):
+    store, part = tmp_path / "border.zarr", tmp_path / "border.zarr.part"
+    command = [
+        sys.executable, "-m", "sat2dem_core", "data", "build", store, "--region", *map(str, BORDER_REGION),
+        "--start", "2023-07-01", "--end", "2023-07-31", "--url", api,
+    ]
+    kills = 0
+    # Killed when there is one tile, when there are two, and while the store is packed; then left alone.
+    moments = [
+        lambda: len(list(part.glob("*.npz"))) >= 1, lambda: len(list(part.glob("*.npz"))) >= 2, (part / "store").exists,
+    ]
+    for moment in (*moments, lambda: False):
+        child = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )
+        while child.poll() is None and not moment():
+            time.sleep(0.002)
+        if child.poll() is None:
+            child.send_signal(signal.SIGKILL)
+            kills += 1
+            child.communicate()
+            with pytest.raises(DamagedStore, match="not finished"):
+                open_store(store)
+        else:
+            assert child.returncode == 0, child.communicate()[1]
+    assert kills >= 2 and not part.exists()
+    assert everything(store) == everything(built)
+
+
+def test_two_processes_build_the_same_store(tmp_path, request_, built):
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster, Client(cluster) as client:
+        store = build(tmp_path / "border.zarr", BORDER_REGION, request_, client=client, progress=False)
+    assert everything(store) == everything(built)
+
+
+def test_another_request_does_not_mix_with_what_is_there(tmp_path, built, request_):
+    with pytest.raises(DamagedStore, match="another request"):
+        build(built, BORDER_REGION, replace(request_, max_cloud=10))
+    part = tmp_path / "b.zarr.part"
+    part.mkdir()
+    (part / "build.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(DamagedStore, match="unfinished build of another request"):
+        build(tmp_path / "b.zarr", BORDER_REGION, request_)
+
+
+def test_an_empty_search_leaves_nothing_behind(tmp_path, request_):
+    with pytest.raises(EmptySearch):
+        build(tmp_path / "sea.zarr", (-20, 40, -19.9, 40.1), request_)
+    assert not list(tmp_path.iterdir())
+
+
+# ---- from any function
+
+def test_a_tile_that_cannot_be_made_ends_the_build_and_what_is_there_stays(tmp_path, client):
+    def make(number):
+        if number == 5:
+            raise Unreachable("the server is away: try later")
+        return made_up(number)
+
+    jobs = {square(number).id: number for number in range(6)}
+    with pytest.raises(Unreachable, match="the server is away"):
+        assemble(tmp_path / "a.zarr", jobs, make, {}, {}, client=client, progress=False)
+    kept = {path.stem for path in (tmp_path / "a.zarr.part").glob("*.npz")}
+    assert len(kept) >= 4 and not (tmp_path / "a.zarr").exists()
+
+    def make_and_tell(number):
+        (tmp_path / f"made{number}").touch()
+        return made_up(number)
+
+    store = assemble(tmp_path / "a.zarr", jobs, make_and_tell, {}, {}, client=client, progress=False)
+    remade = list(tmp_path.glob("made*"))
+    assert tmp_path / "made5" in remade and len(remade) <= 2 and open_store(store).sizes["tile"] == 6
+
+
+def test_threads_and_a_cluster_make_the_same_store(tmp_path, many, client):
+    jobs = {square(number).id: number for number in range(64)}
+    attrs = {"sensor": "landsat", "overlaps": dict.fromkeys(jobs, "")}
+    store = assemble(tmp_path / "a.zarr", jobs, made_up, {}, attrs, client=client, progress=False)
+    assert everything(store) == everything(many)
+
+
+def test_an_interruption_keeps_the_tiles_in_work_and_begins_no_more(tmp_path):
+    jobs, begun = {square(number).id: number for number in range(64)}, []
+    threads = threading.active_count()
+
+    def make(number):
+        begun.append(square(number).id)
+        if len(begun) == 4:
+            os.kill(os.getpid(), signal.SIGINT)  # as Ctrl-C does
+            time.sleep(0.2)
+        return made_up(number)
+
+    with pytest.raises(KeyboardInterrupt):
+        assemble(tmp_path / "a.zarr", jobs, make, {}, {}, progress=False)
+    assert threading.active_count() <= threads
+    kept = {path.stem for path in (tmp_path / "a.zarr.part").glob("*.npz")}
+    assert kept == set(begun) and 4 <= len(kept) < 64
+    before = len(begun)
+    store = assemble(tmp_path / "a.zarr", jobs, make, {}, {}, progress=False)
+    assert not kept & set(begun[before:]) and open_store(store).sizes["tile"] == 64
+
+
+def test_an_interrupted_program_ends_before_its_waiting_tiles(tmp_path):
+    program = (
+        "import sys, time\n"
+        "from pathlib import Path\n"
+        "from sat2dem_core.dataset.building import assemble\n"
+        "def make(number):\n"
+        "    Path(sys.argv[1], f'begun{number}').touch()\n"
+        "    time.sleep(2)\n"
+        "    raise AssertionError\n"
+        "assemble(Path(sys.argv[1], 'a.zarr'), {str(n): n for n in range(1000)}, make, {}, {}, progress=False)\n"
+    )
+    child = subprocess.Popen([sys.executable, "-c", program, tmp_path], stderr=subprocess.PIPE, text=True)
+    while child.poll() is None and not list(tmp_path.glob("begun*")):
+        time.sleep(0.01)
+    child.send_signal(signal.SIGINT)
+    began = time.monotonic()
+    assert "KeyboardInterrupt" in child.communicate(timeout=60)[1]
+    assert time.monotonic() - began < 10 and len(list(tmp_path.glob("begun*"))) < WAITING * (os.cpu_count() or 1)
+
+
+# ---- with the packages of a plain installation
+
+WITHOUT_EXTRAS = """
+import sys
+for name in ("dask", "distributed", "odc.stac", "odc.loader", "planetary_computer", "pystac", "pystac_client"):
+    sys.modules[name] = None  # as if it were not installed
+import sat2dem_core
+from sat2dem_core.dataset.catalogs import Request
+from sat2dem_core.dataset.paper_folders import export_folders, import_folders
+from sat2dem_core.dataset.quality import inspect
+from sat2dem_core.dataset.store import open_store, read_parts
+from sat2dem_core.errors import MissingExtra
+
+folder, store = sys.argv[1:]
+path = import_folders(export_folders(store, folder), folder + ".zarr", "landsat", progress=False)
+print(open_store(path).sizes["tile"], [len(part) for part in read_parts(path)], len(inspect(path, progress=False)))
+try:
+    sat2dem_core.build(folder + "/new.zarr", (-3.5, 40, -3.4, 40.1), Request("2023-06-01", "2023-06-30"))
+except MissingExtra as error:
+    print(error)
+"""
+
+
+def test_without_extras_all_but_catalogs_and_clusters_works(tmp_path, many):
+    command = [sys.executable, "-c", WITHOUT_EXTRAS, tmp_path / "folders", many]
+    lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+    assert lines[0].startswith("64 [") and lines[0].endswith("] 64")
+    assert lines[1].endswith("is not installed: pip install 'sat2dem-core[catalogs]'") and len(lines) == 2
