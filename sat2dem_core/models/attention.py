@@ -1,7 +1,7 @@
-"""Attention blocks by name: each takes features (B, C, H, W) and gives them back weighted.
+"""Attention blocks by name: each takes features (B, C, H, W) and returns them weighted.
 
-Two forms of each: ``"paper"``, as the code of Leyva, Ortega & de Moura (2026) has it, and ``"original"``, as the
-articles that introduced the block have it. SimAM is the same in both.
+Each has two forms: ``"paper"``, as in the code of Leyva, Ortega & de Moura (2026), and ``"original"``, as in the
+article that introduced the block. SimAM is the same in both.
 
 - CBAM: Woo et al. (2018), doi 10.1007/978-3-030-01234-2_1.
 - SimAM: Yang et al. (2021), ICML, PMLR 139.
@@ -24,14 +24,14 @@ def _hidden(channels: int, ratio: int) -> int:
     """Width of the bottleneck inside a block."""
     if channels < ratio:
         raise WrongShape(
-            f"attention with ratio {ratio} cannot halve its way through {channels} channels: use networks of at least "
-            f"{ratio} features, or a ratio of at most {channels}"
+            f"attention with ratio {ratio} needs more than {channels} channels: use networks of at least {ratio} "
+            f"features, or a ratio of at most {channels}"
         )
     return channels // ratio
 
 
 def widened(x: Tensor) -> Tensor:
-    """A 16-bit tensor in float32; any other as it is."""
+    """A 16-bit tensor in float32; any other tensor unchanged."""
     return x.float() if x.element_size() == 2 else x
 
 
@@ -54,12 +54,12 @@ class ChannelAttention(nn.Module):
 
 
 class SpatialAttention(nn.Module):
-    """CBAM's second half: which places matter, from mean and maximum over the channels.
+    """CBAM's second half: which positions matter, from mean and maximum over the channels.
 
         x * sigmoid(7x7 convolution of [mean, max])
 
     Args:
-        norm: batch norm after the convolution, which the original has and the paper's form has not.
+        norm: whether batch norm follows the convolution, as in the original form; in the paper's it does not.
     """
 
     def __init__(self, norm: bool):
@@ -73,7 +73,7 @@ class SpatialAttention(nn.Module):
 
 
 class CBAM(nn.Module):
-    """Convolutional block attention: channels, then places."""
+    """Convolutional block attention: channels, then positions."""
 
     def __init__(self, channels: int, form: str, ratio: int = 16):
         super().__init__()
@@ -85,7 +85,7 @@ class CBAM(nn.Module):
 
 
 class SimAM(nn.Module):
-    """Attention without parameters: a pixel matters the more it differs from its channel's mean.
+    """Attention without parameters: the more a pixel differs from its channel's mean, the more it matters.
 
         x * sigmoid(d / (4 (sum of d / (HW - 1) + lambda)) + 0.5),  d = (x - mean)^2
     """
@@ -113,7 +113,7 @@ class GlobalChannel(nn.Module):
         self.channel_mlp = nn.Sequential(nn.Linear(channels, hidden), nn.ReLU(), nn.Linear(hidden, channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        # A linear layer on each pixel is a 1x1 convolution, which spares moving the channels to the end and back.
+        # A linear layer on each pixel is a 1x1 convolution, which need not move the channels to the end and back.
         first, activation, second = self.channel_mlp
         assert isinstance(first, nn.Linear) and isinstance(second, nn.Linear)
         hidden = activation(F.conv2d(x, first.weight[..., None, None], first.bias))  # (B, C/r, H, W)
@@ -146,9 +146,9 @@ class GlobalSpatial(nn.Module):
 
 
 def _conv_to_few(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """A convolution to few channels, as one to 16 that computes several neighboring columns at once.
+    """A convolution to few channels, computed as one to 16 channels that hold several neighboring columns.
 
-    The numbers are the same; a processor's vector units, which work on 16 channels, are no longer half idle.
+    The result is the same; a processor's vector units, which work on 16 channels at once, are no longer half idle.
     """
     columns = 16 // conv.out_channels
     if columns < 2 or conv.bias is None or x.is_cuda or conv.padding_mode != "replicate" or x.shape[-1] % columns:
@@ -160,7 +160,7 @@ def _conv_to_few(conv: nn.Conv2d, x: Tensor) -> Tensor:
 
 
 class GAM(nn.Module):
-    """Global attention: channels, then places, neither pooled. Ratio 16 in the paper's form, 4 in the original."""
+    """Global attention: channels, then positions, neither pooled. Ratio 16 in the paper's form, 4 in the original."""
 
     def __init__(self, channels: int, form: str, ratio: int | None = None):
         super().__init__()
@@ -173,7 +173,7 @@ class GAM(nn.Module):
 
 
 class NoAttention(nn.Identity):
-    """Features as they are."""
+    """Features unchanged."""
 
 
 ATTENTIONS: dict[str, Callable[[int, str], nn.Module]] = {

@@ -1,4 +1,4 @@
-"""The device that networks run on: the fastest there is, its 16-bit type, its model, and what to do when its memory is full."""
+"""The device that networks run on: how to pick it, its 16-bit type, its name, and advice where its memory is full."""
 
 import os
 import platform
@@ -22,14 +22,14 @@ def half_type(device: torch.device) -> torch.dtype | None:
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.bfloat16 if native else torch.float16
-    # Emulated, as on a processor without these instructions, it is slower than float32.
-    able = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    native = device.type == "cpu" and any(able.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    # On a processor without these instructions torch emulates them, slower than float32.
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    native = device.type == "cpu" and any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
     return torch.bfloat16 if native else None
 
 
 def processor() -> str:
-    """Model of the device that trains."""
+    """Name of the device that computes: the GPU's, or the processor's model."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     try:
@@ -50,8 +50,23 @@ def memory_advice(tiles: int, config: Config, attempt: Callable[[int], object] |
     Args:
         attempt: a step on so many tiles at once, to find by trial how many fit; None where that cannot be tried.
     """
-    said, fits, too_many = f"{tiles} tiles at once do not fit into the memory of {processor()}", 0, tiles
-    while attempt and too_many - fits > 1:
+    complaint = f"{tiles} tiles at once do not fit into the memory of {processor()}"
+    if attempt is None:
+        parts = 2 * config.accumulate
+        return f"{complaint}: use accumulate={parts}, which computes the batch in {parts} parts, or a smaller batch"
+    fits = _most_that_fit(tiles, attempt)
+    if not fits:
+        return f"{complaint}, nor does one: use fewer features, smaller tiles, or another device"
+    parts = -(-config.batch // fits)
+    return (
+        f"{complaint}; {fits} do: use batch={fits}, or accumulate={parts}, which computes the batch in {parts} parts"
+    )
+
+
+def _most_that_fit(too_many: int, attempt: Callable[[int], object]) -> int:
+    """The largest number of tiles, by bisection, that ``attempt`` has memory for."""
+    fits = 0
+    while too_many - fits > 1:
         middle = (fits + too_many) // 2
         torch.cuda.empty_cache()
         try:
@@ -61,9 +76,4 @@ def memory_advice(tiles: int, config: Config, attempt: Callable[[int], object] |
             if not is_out_of_memory(error):
                 raise
             too_many = middle
-    if not attempt:
-        return f"{said}: use accumulate={2 * config.accumulate}, which gives the same update, or a smaller batch"
-    if not fits:
-        return f"{said}, nor does one: use fewer features, smaller tiles, or another device"
-    parts = -(-config.batch // fits)
-    return f"{said}; {fits} do: use batch={fits}, or accumulate={parts}, which gives the same update in {parts} parts"
+    return fits

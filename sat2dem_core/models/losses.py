@@ -1,4 +1,4 @@
-"""What training minimizes. Every function takes tensors of one shape and returns a scalar.
+"""The losses of training. Every function takes tensors of one shape and returns a scalar.
 
 Elevation is normalized, (B, 1, T, T). Adversarial losses work on logits, (B, 1, m, m).
 """
@@ -37,7 +37,10 @@ def first_order(prediction: Tensor, truth: Tensor) -> Tensor:
 
 
 def second_order(prediction: Tensor, truth: Tensor) -> Tensor:
-    """Differences of those differences, so curvature: the second part of GADEM's loss (doi 10.3390/aerospace11070529)."""
+    """Second differences, so curvature: the second part of GADEM's loss (doi 10.3390/aerospace11070529).
+
+    ``mean |Dxx (prediction - truth)| + mean |Dyy (prediction - truth)|``
+    """
     _same_shape(prediction, truth)
     error = prediction - truth
     return error.diff(n=2, dim=-1).abs().mean() + error.diff(n=2, dim=-2).abs().mean()
@@ -46,11 +49,11 @@ def second_order(prediction: Tensor, truth: Tensor) -> Tensor:
 def slope_loss(prediction: Tensor, truth: Tensor, meters: float, gsd: tuple[float, float]) -> Tensor:
     """Mean length of the difference between the two slope vectors, in meters per meter. Not in the paper.
 
-    Unlike :func:`first_order` it has a unit, so it means the same on any normalization and ground sampling distance,
-    and it treats a slope alike in whichever direction it faces, also where pixels are no squares.
+    Unlike :func:`first_order` it does not depend on the normalization or the ground sampling distance, nor on the
+    direction that a slope faces, even where pixels are not square.
 
     Args:
-        meters: what one normalized unit stands for.
+        meters: length of one normalized unit.
         gsd: ground sampling distance (down the rows, along the columns), meters.
     """
     _same_shape(prediction, truth)
@@ -70,16 +73,16 @@ GRADIENTS: dict[str, tuple[str, ...]] = {
 
 
 def gradient_penalty(critic: Callable[[Tensor, Tensor], Tensor], image: Tensor, mix: Tensor) -> Tensor:
-    """How far the critic's slope is from one: mean over samples of (norm of the gradient of the summed logits - 1)^2.
+    """How far the critic's gradient is from length one: mean over samples of (norm of d sum(logits) / d pair - 1)^2.
 
     Source: Gulrajani et al. (2017), arXiv 1704.00028; the norm runs over all channels and pixels of the pair.
 
     Args:
         critic: takes image (B, 3, T, T) and elevation (B, 1, T, T).
-        mix: elevation between a real and a fake one.
+        mix: elevation between a real and a fake one, (B, 1, T, T).
     """
     image, mix = image.detach().requires_grad_(), mix.detach().requires_grad_()
-    with torch.autocast(image.device.type, enabled=False):  # a norm of many small slopes, and differentiated twice
+    with torch.autocast(image.device.type, enabled=False):  # a norm of many small numbers, and differentiated twice
         slopes = torch.autograd.grad(critic(image, mix).sum(), (image, mix), create_graph=True)
     length = torch.cat(slopes, 1).flatten(1).norm(2, dim=1)  # (B,)
     return (length - 1).square().mean()
@@ -88,8 +91,9 @@ def gradient_penalty(critic: Callable[[Tensor, Tensor], Tensor], image: Tensor, 
 class Proposal:
     """DRPAN's region proposal: the window that the discriminator finds most fake.
 
-    Source: Wang et al. (2018), doi 10.1007/978-3-030-01246-5_47, as the authors of the paper run it: window 5,
-    mask 70 px, crop 20 px at 256 px with a 30 x 30 score map, and the same shares of smaller tiles.
+    Source: Wang et al. (2018), doi 10.1007/978-3-030-01246-5_47, with the sizes of the paper's authors: on tiles of
+    256 px a score map of 30 x 30, a window of 5 scores, a mask of 70 px and a crop of 20 px; on smaller tiles the same
+    shares.
 
     Args:
         tile: T, px.
@@ -120,11 +124,12 @@ class Proposal:
     def region(self, dem: Tensor, corner: Tensor) -> Tensor:
         """The elevation at the unrounded corner: (B, 1, T, T) to (B, 1, c, c).
 
-        RoIAlign with two samples a pixel and direction, so the mean of four bilinear readings.
+        This is RoIAlign: every pixel is the mean of four bilinear readings, two in each direction.
         """
-        place = torch.arange(2 * self.crop, device=dem.device) / 2 + 0.25  # a quarter and three quarters of each px
-        x, y = (corner[:, axis, None] + place for axis in (0, 1))  # (B, 2c) each
-        grid = torch.stack((x[:, None, :].expand(-1, place.numel(), -1), y[:, :, None].expand(-1, -1, place.numel())), -1)
+        count = 2 * self.crop
+        offset = torch.arange(count, device=dem.device) / 2 + 0.25  # a quarter and three quarters of each px
+        x, y = (corner[:, axis, None] + offset for axis in (0, 1))  # (B, 2c) each
+        grid = torch.stack((x[:, None, :].expand(-1, count, -1), y[:, :, None].expand(-1, -1, count)), -1)
         grid = (grid * 2 / (self.tile - 1) - 1).to(dem.dtype)
         readings = F.grid_sample(dem, grid, align_corners=True)  # (B, 1, 2c, 2c)
         return F.avg_pool2d(readings, 2)

@@ -7,7 +7,7 @@ arXiv 1611.07004. Modules are named so that parameters have the keys of the auth
 import os
 import pickle
 from contextlib import nullcontext
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -21,10 +21,10 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 class _Reflecting(nn.Conv2d):
-    """A 4x4 convolution that continues the picture by its mirror image, one pixel wide."""
+    """A 4x4 convolution of the input extended by its mirror image, one pixel wide."""
 
     def forward(self, x: Tensor) -> Tensor:
-        # Autocast would pad in float32 and cost a twentieth of a step; it knows no meta device.
+        # Autocast would pad in float32, which takes a twentieth of a step. It does not know the meta device.
         with nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False):
             x = F.pad(x, (1, 1, 1, 1), mode="reflect")
         return F.conv2d(x, self.weight, self.bias, self.stride)
@@ -38,34 +38,18 @@ def _upconv(channels_in: int, channels_out: int, bias: bool = False) -> nn.ConvT
     return nn.ConvTranspose2d(channels_in, channels_out, 4, 2, padding=1, bias=bias)
 
 
-class Dropout(nn.Dropout):
-    """Dropout that draws its mask for a step's whole batch and uses the rows at hand.
-
-    So a batch that is computed in parts, or by several processes, sees the masks it would have seen whole.
-
-    Attributes:
-        place: the first row at hand and the number of rows in the whole batch; None where all are at hand.
-    """
-
-    place: tuple[int, int] | None = None
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training:
-            return x
-        first, total = self.place or (0, len(x))
-        mask = x.new_empty((total, *x.shape[1:])).bernoulli_(1 - self.p)
-        return x * (mask[first : first + len(x)] / (1 - self.p))
-
-
 class Block(nn.Module):
     """Convolution, norm and activation; then attention; then dropout."""
 
-    def __init__(self, conv: nn.Conv2d | nn.ConvTranspose2d, activation: nn.Module, attention: str, form: str, dropout: bool = False):
+    def __init__(
+        self, conv: nn.Conv2d | nn.ConvTranspose2d, activation: nn.Module, attention: str, form: str,
+        dropout: bool = False,
+    ):
         super().__init__()
         channels = conv.out_channels
         self.conv = nn.Sequential(conv, nn.InstanceNorm2d(channels, affine=True), activation)
         self.attention = build_attention(attention, channels, form)
-        self.dropout = Dropout(0.5) if dropout else nn.Identity()
+        self.dropout = nn.Dropout(0.5) if dropout else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         return self.dropout(self.attention(self.conv(x)))
@@ -74,8 +58,8 @@ class Block(nn.Module):
 class UNet(nn.Module):
     """Image to normalized elevation: (B, 3, T, T) in [-1, 1] to (B, 1, T, T) in (-1, 1).
 
-    A tile of 2^k px is halved k times, to a single pixel, and doubled k times; every level hands its features
-    across. At 256 px this is the paper's generator.
+    A tile of 2^k px is halved k times, to a single pixel, and doubled k times; skip connections carry the features of
+    every level across. At 256 px this is the paper's generator.
 
     Args:
         attention: a name of :data:`sat2dem_core.models.attention.ATTENTIONS`, in every inner block.
@@ -85,7 +69,8 @@ class UNet(nn.Module):
         form: of the attention, a name of :data:`sat2dem_core.models.attention.FORMS`.
 
     Raises:
-        UnknownName, WrongShape: no such attention; a tile or width that the network cannot have.
+        UnknownName: no such attention or form; the message lists the valid names.
+        WrongShape: a tile or width that the network cannot have.
 
     >>> UNet(features=8, tile=32)(torch.zeros(1, 3, 32, 32)).shape
     torch.Size([1, 1, 32, 32])
@@ -133,13 +118,13 @@ class UNet(nn.Module):
         for name in self._ups:
             x = getattr(self, name)(x)
             x = torch.cat((x, skips.pop()), 1)
-        # In bfloat16 elevations would come in steps of 7 m.
+        # In bfloat16 the output would have steps of 7 m.
         with nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False):
             return self.final_up(widened(x))  # (B, 1, T, T)
 
 
 class PatchGAN(nn.Module):
-    """Does this elevation belong to this image? One logit for each overlapping patch of 70 px.
+    """Whether elevation belongs to an image: one logit for each of many overlapping patches of 70 px.
 
     (B, 3, T, T) and (B, 1, T, T) to (B, 1, T/8 - 2, T/8 - 2): 30 x 30 logits at 256 px, 2 x 2 at 32 px, where a
     patch sees the whole tile. The reviser of DRPAN is this network without attention.
@@ -184,7 +169,7 @@ class PatchGAN(nn.Module):
 
 
 def initialize(network: Network) -> Network:
-    """Draw the paper's weights to start from: N(0, 0.02) for convolutions, zero bias; norms keep one and zero."""
+    """Draw the paper's initial weights: N(0, 0.02) for convolutions, zero bias; norms keep one and zero."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
             nn.init.normal_(module.weight, 0.0, 0.02)
@@ -198,12 +183,12 @@ def load_paper_weights(network: nn.Module, path: str | os.PathLike) -> None:
 
     Args:
         network: a :class:`UNet` or :class:`PatchGAN` at the size and with the attention of the checkpoint.
-        path: what ``torch.save`` wrote: the tensors by name, alone or under ``"state_dict"``. Only tensors are read
-            (``weights_only``), never other pickled objects.
+        path: a file that ``torch.save`` wrote: the tensors by name, alone or under ``"state_dict"``. Only tensors are
+            read (``weights_only``), never other pickled objects.
 
     Raises:
         DamagedCheckpoint: the file is no such checkpoint, or a key is missing, superfluous or of another shape; the
-            message names it, and the network is untouched.
+            message names it, and the network is unchanged.
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -213,20 +198,25 @@ def load_paper_weights(network: nn.Module, path: str | os.PathLike) -> None:
         raise DamagedCheckpoint(
             f"{path} is no whole checkpoint of tensors alone ({' '.join(str(error).split())[:200]}): copy it again"
         ) from error
-    found = content.get("state_dict", content) if isinstance(content, dict) else None
-    if not isinstance(found, dict):
+    tensors = content.get("state_dict", content) if isinstance(content, dict) else None
+    if not isinstance(tensors, dict):
         raise DamagedCheckpoint(f"{path} holds no tensors by name: give a file that torch.save made of a state_dict")
-    wanted = network.state_dict()
-    faults = [f"{key} is missing" for key in wanted.keys() - found.keys()]
-    faults += [f"{key} is not in this network" for key in found.keys() - wanted.keys()]
-    faults += [
-        f"{key} has shape {tuple(found[key].shape)}, not {tuple(wanted[key].shape)}"
-        if isinstance(found[key], Tensor) else f"{key} is no tensor"
-        for key in wanted.keys() & found.keys() if getattr(found[key], "shape", None) != wanted[key].shape
-    ]
+    faults = _differences(tensors, network.state_dict())
     if faults:
         raise DamagedCheckpoint(
             f"{path} belongs to another architecture ({'; '.join(sorted(faults)[:5])}): "
             "build the network with the checkpoint's attention, features and tile"
         )
-    network.load_state_dict(found)
+    network.load_state_dict(tensors)
+
+
+def _differences(tensors: dict[str, Any], wanted: dict[str, Tensor]) -> list[str]:
+    """What keeps tensors from being a network's weights, key by key."""
+    faults = [f"{key} is missing" for key in wanted.keys() - tensors.keys()]
+    faults += [f"{key} is not in this network" for key in tensors.keys() - wanted.keys()]
+    for key in wanted.keys() & tensors.keys():
+        if not isinstance(tensors[key], Tensor):
+            faults.append(f"{key} is no tensor")
+        elif tensors[key].shape != wanted[key].shape:
+            faults.append(f"{key} has shape {tuple(tensors[key].shape)}, not {tuple(wanted[key].shape)}")
+    return faults

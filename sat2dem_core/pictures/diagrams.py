@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from sat2dem_core.errors import choose
 from sat2dem_core.models.attention import CBAM, GAM, NoAttention, SimAM
 from sat2dem_core.models.methods import DRPAN
-from sat2dem_core.models.networks import Dropout, PatchGAN, UNet
+from sat2dem_core.models.networks import PatchGAN, UNet
 from sat2dem_core.rasters.atomic import replacing
 
 WIDTH = 560  # units; a page is about 700 px wide, a phone 350
@@ -135,7 +135,7 @@ def unet(network: UNet) -> Diagram:
         canvas.arrow((left + reach_left, y), (WIDTH / 2 - 38, y), tip=False)
         canvas.arrow((WIDTH / 2 + 38, y), (right - reach_right, y))
         canvas.box(left, y, 2 * reach_left, f"{channels}", DOWN)
-        canvas.box(right, y, 2 * reach_right, f"{channels} + {beside}", UP, dashed=isinstance(module.dropout, Dropout))
+        canvas.box(right, y, 2 * reach_right, f"{channels} + {beside}", UP, dashed=isinstance(module.dropout, nn.Dropout))
         canvas.text(WIDTH / 2, y + 6, f"{side} px")
         if attends:
             canvas.dot(left + reach_left, y - 16)
@@ -148,7 +148,7 @@ def unet(network: UNet) -> Diagram:
     y = bottom + 46
     legend = [
         f"down: convolution {_told(network.initial_down[0])};  up: transposed, {_told(network.final_up[0])}", "across: a skip connection, set beside what came up",
-        *(["dashed: with dropout"] if any(isinstance(module.dropout, Dropout) for _, module in ups) else []),
+        *(["dashed: with dropout"] if any(isinstance(module.dropout, nn.Dropout) for _, module in ups) else []),
         f"last: {type(network.final_up[-1]).__name__.lower()}, from −1 to 1",
     ]
     for number, line in enumerate(legend):

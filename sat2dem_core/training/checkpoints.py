@@ -1,8 +1,8 @@
-"""Tensors and what explains them, written so that an interruption at any moment leaves a whole checkpoint.
+"""Checkpoints: tensors and their description, written so that an interruption at any moment leaves a whole one.
 
-A checkpoint ``best`` is two files: ``best-<first digits of the checksum>.safetensors`` and ``best.json``, which
-names the former, carries its full SHA-256 and everything else there is to know. Renaming the JSON into place is
-the moment the checkpoint changes; ``best.previous.json`` is the one before. No pickle is ever read.
+A checkpoint ``best`` is two files: ``best-<first digits of the checksum>.safetensors`` with the tensors, and
+``best.json``, which names that file and holds its full SHA-256 and the description. The checkpoint changes when the
+JSON is renamed into place; ``best.previous.json`` is the one before. No pickle is ever read.
 """
 
 import hashlib
@@ -23,6 +23,7 @@ from torch import Tensor
 
 from sat2dem_core.config import Config
 from sat2dem_core.dataset.normalize import Normalization, scale_image
+from sat2dem_core.dataset.parts import Data
 from sat2dem_core.errors import CannotWrite, DamagedCheckpoint, RunExists
 from sat2dem_core.models.device import pick_device
 from sat2dem_core.models.methods import Method, build_method
@@ -41,11 +42,12 @@ def save_checkpoint(folder: Path, name: str, tensors: dict[str, Tensor], meta: d
     weights = folder / f"{name}-{checksum[:12]}.safetensors"
     path, previous = folder / f"{name}.json", _previous(folder, name)
     known = weights.exists()
-    with replacing(weights) as beside:
-        beside.write_bytes(content)
+    with replacing(weights) as temporary:
+        temporary.write_bytes(content)
     try:
-        with replacing(path) as beside:
-            beside.write_text(json.dumps({"weights": weights.name, "sha256": checksum} | meta, indent=1))
+        with replacing(path) as temporary:
+            description = {"weights": weights.name, "sha256": checksum} | meta
+            temporary.write_text(json.dumps(description, indent=1), encoding="utf-8")
             if path.exists():
                 with replacing(previous) as copy:
                     copy.write_bytes(path.read_bytes())
@@ -53,8 +55,9 @@ def save_checkpoint(folder: Path, name: str, tensors: dict[str, Tensor], meta: d
         if not known:  # no JSON will ever name them
             weights.unlink()
         raise
-    with suppress(OSError, ValueError, KeyError):  # a JSON that cannot be read: nothing is thrown away
-        named = {json.loads(file.read_text())["weights"] for file in (path, previous) if file.exists()}
+    with suppress(OSError, ValueError, KeyError):  # where a JSON cannot be read, all tensors are kept
+        files = [file for file in (path, previous) if file.exists()]
+        named = {json.loads(file.read_text(encoding="utf-8"))["weights"] for file in files}
         for old in folder.glob(f"{name}-*.safetensors"):
             if old.name not in named:
                 old.unlink()
@@ -65,9 +68,10 @@ def _previous(folder: Path, name: str) -> Path:
 
 
 def load_whole(folder: Path, name: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """The checkpoint ``name``, or its predecessor, with a warning, where it is damaged; None where there is neither.
+    """Read the checkpoint ``name``; where it is damaged, the one before it, which takes its place, with a warning.
 
-    The predecessor takes the damaged one's place.
+    Returns:
+        Its tensors by name and its description; None where there is no such checkpoint.
 
     Raises:
         DamagedCheckpoint: both are damaged.
@@ -80,8 +84,8 @@ def load_whole(folder: Path, name: str) -> tuple[dict[str, Tensor], dict[str, An
             raise
         content = load_checkpoint(previous)
         warnings.warn(f"{damage}; going on from the one before it, of step {content[1].get('step')}", stacklevel=2)
-        with replacing(path) as beside:
-            beside.write_bytes(previous.read_bytes())
+        with replacing(path) as temporary:
+            temporary.write_bytes(previous.read_bytes())
         return content
 
 
@@ -89,7 +93,7 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read a checkpoint from its JSON file.
 
     Returns:
-        Its tensors by name, and what the JSON says.
+        Its tensors by name, and the content of the JSON.
 
     Raises:
         DamagedCheckpoint: a file is missing, cut short or not the one that was written.
@@ -104,7 +108,7 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     except (ValueError, KeyError, TypeError) as error:
         raise DamagedCheckpoint(f"{path} is no whole checkpoint file ({error}): {advice}") from error
     if hashlib.sha256(content).hexdigest() != checksum:
-        raise DamagedCheckpoint(f"{weights} is not what was written (its checksum differs from {path.name}): {advice}")
+        raise DamagedCheckpoint(f"{weights} differs from what was written (see the checksum in {path.name}): {advice}")
     try:
         return load(content), meta
     except SafetensorError as error:
@@ -112,27 +116,41 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def same_run(meta: dict[str, Any], identity: dict[str, Any], folder: Path, accept_changed_code: bool = False) -> None:
-    """Raise RunExists where a checkpoint's config, data or code are not those of ``identity``."""
+    """Check that a checkpoint belongs to a run.
+
+    Args:
+        meta: the checkpoint's description.
+        identity: the run's ``config``, ``data`` (a fingerprint) and ``code`` (a digest of each module).
+        folder: the run's folder, for the message.
+        accept_changed_code: let the code differ.
+
+    Raises:
+        RunExists: config, data or code differ; the message names the settings or modules that do.
+    """
     for part in ("config", "data"):
         if meta.get(part) != identity[part]:
-            there, here = meta.get("config", {}), identity["config"]
-            other = ", ".join(f"{name}={there.get(name)}" for name in here if there.get(name) != here[name])
+            stored, wanted = meta.get("config", {}), identity["config"]
+            other = ", ".join(f"{name}={stored.get(name)}" for name in wanted if stored.get(name) != wanted[name])
             raise RunExists(
                 f"{folder} holds a run with other {part}{other and f' ({other})'}: choose another folder, or remove it"
             )
-    there, here = meta.get("code"), identity["code"]
-    if there != here and not accept_changed_code:
-        known = there if isinstance(there, dict) else {}  # a run of a version that kept one checksum for all
-        changed = ", ".join(name for name in here if known.get(name) != here[name])
-        raise RunExists(
-            f"{folder} holds a run of other code (changed since: {changed}): --accept-changed-code goes on with it all the "
-            "same; or choose another folder"
-        )
+    stored, wanted = meta.get("code"), identity["code"]
+    if stored == wanted or accept_changed_code:
+        return
+    if isinstance(stored, dict):
+        changed = ", ".join(name for name in wanted | stored if stored.get(name) != wanted.get(name))
+        reason = f"a run of other code (changed since: {changed})"
+    else:
+        reason = "a run of an earlier version, which did not record its modules, so that nobody can say what changed"
+    raise RunExists(
+        f"{folder} holds {reason}: choose another folder, or go on with this one all the same by --accept-changed-code "
+        "(accept_changed_code=True in Python)"
+    )
 
 
 @dataclass(frozen=True)
 class Model:
-    """A trained generator with what is needed to read its output.
+    """A trained generator, and how to read its output.
 
     Attributes:
         generator: the network, in evaluation mode.
@@ -148,7 +166,7 @@ class Model:
     def predict(self, rgb: np.ndarray | Tensor, batch: int = 32) -> Tensor:
         """Normalized elevation for uint8 tiles, an array of any kind: (N, 3, T, T) to (N, T, T) float32 on the CPU."""
         device = next(self.generator.parameters()).device
-        parts = (torch.as_tensor(np.asarray(rgb[at : at + batch])) for at in range(0, len(rgb), batch))
+        parts = (torch.as_tensor(np.asarray(rgb[start : start + batch])) for start in range(0, len(rgb), batch))
         return torch.cat([self.generator(scale_image(part.to(device))).squeeze(1).float().cpu() for part in parts])
 
 
@@ -164,7 +182,8 @@ def load_model(path: str | os.PathLike) -> Model:
     try:
         config, normalization = Config(**meta["config"]), Normalization(**meta["normalization"])
     except (KeyError, TypeError) as error:
-        raise DamagedCheckpoint(f"{path} does not describe a model of this version ({error}): train it again") from error
+        complaint = f"{path} does not describe a model of this version ({error}): train it again"
+        raise DamagedCheckpoint(complaint) from error
     method = build_method(config)
     restore_weights(method, tensors, path)
     return Model(method.generator.to(pick_device()).eval(), normalization, config)
@@ -188,20 +207,21 @@ def restore_weights(method: Method, tensors: dict[str, Tensor], path: Path) -> N
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run on disk, and the data that it was trained on."""
+    """A finished run on disk, and the data it was trained on."""
 
     folder: Path
-    data: Any = field(repr=False, compare=False)  # sat2dem_core.training.loader.Data
+    data: Data = field(repr=False, compare=False)
 
     @property
     def log(self) -> pd.DataFrame:
-        """One row a validation: epoch, step, mean losses since the row before, validation MAE in meters, rate."""
+        """One row for each validation: epoch, step, mean losses since the last, validation MAE in meters, rate."""
         return pd.read_csv(self.folder / "log.csv")
 
     @property
     def seconds(self) -> float:
-        """How long it trained, validation included, over all interruptions."""
-        return json.loads((self.folder / "last.json").read_text())["seconds"]
+        """Training time with validation, over all interruptions."""
+        return json.loads((self.folder / "last.json").read_text(encoding="utf-8"))["seconds"]
 
     def model(self, checkpoint: str = "best") -> Model:
+        """The model of a checkpoint, ``"best"`` or ``"last"``."""
         return load_model(self.folder / f"{checkpoint}.json")

@@ -1,7 +1,8 @@
 """Batches of training tiles on the device.
 
-Decoding two rasters a sample starves a processor, let alone a GPU. So tiles rest in the device's memory, and are
-cropped, mirrored and normalized there; those that do not fit stay where they are and stream, read ahead by a thread.
+Decoding two rasters for every sample would starve a processor, let alone a GPU. So the tiles stay in the device's
+memory and are cropped, mirrored and normalized there; tiles that do not fit stay where they are, and a thread reads
+them ahead.
 """
 
 import sys
@@ -23,35 +24,35 @@ from sat2dem_core.dataset.parts import Data
 
 @dataclass(frozen=True)
 class Batch:
-    """The rows of a step's batch that fall to this process.
+    """This process's tiles of one step's batch.
 
     Attributes:
         image, dem: (B, 3, T, T) in [-1, 1] and (B, 1, T, T) normalized, NaN for nodata, on the device.
-        first, total: where the rows begin in the whole batch, and its size.
-        weight: their share in the update.
+        total: number of tiles in the whole batch.
+        weight: share of these tiles in the update.
         index: which tiles they are, on the host; see :meth:`Batches.names`.
     """
 
     image: Tensor
     dem: Tensor
-    first: int
     total: int
     weight: float
     index: Tensor
 
 
 class Batches:
-    """The training tiles as batches, in an order of each epoch's own.
+    """The training tiles as batches, in another order each epoch.
 
     Args:
-        data, config: what to train on, and how.
+        data, config: the run's data and settings.
         device: where batches are needed.
-        rank, processes: which of how many processes this is; each takes its share of every batch.
+        rank, processes: number of this process, and of how many; each takes its share of every batch.
         room: bytes that tiles may take on the device; by default half of what a GPU has free, and no limit elsewhere.
     """
 
     def __init__(
-        self, data: Data, config: Config, device: torch.device, rank: int = 0, processes: int = 1, room: int | None = None
+        self, data: Data, config: Config, device: torch.device, rank: int = 0, processes: int = 1,
+        room: int | None = None,
     ):
         self.config, self.device, self.normalization = config, device, data.normalization
         self.tiles, self.rank, self.processes = data.train, rank, processes
@@ -59,11 +60,11 @@ class Batches:
             room = torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else sys.maxsize
         source: Any = data.train if data.region is None else data.region
         arrays = [source.rgb, source.dem] if data.region is None else [source.rgb.values, source.dem.values]
-        in_memory = all(type(array) is np.ndarray for array in arrays)  # a memmap, for one, is more than that
+        in_memory = all(type(array) is np.ndarray for array in arrays)  # a memmap is a subclass
         self.resident = in_memory and sum(array.nbytes for array in arrays) <= room
         self.where = f"on the {device.type}" if self.resident else "in host memory" if in_memory else "on disk"
         self.rgb: Any
-        self.dem: Any  # tensors on the device, or arrays beside it
+        self.dem: Any  # tensors on the device, or arrays elsewhere
         self.rgb, self.dem = [torch.from_numpy(array).to(device) for array in arrays] if self.resident else arrays
         self.corners: Tensor | None = None
         if data.region is not None:
@@ -72,7 +73,7 @@ class Batches:
             print(f"the training tiles stay {self.where} and stream from there", file=sys.stderr)
 
     def _crop_from(self, rgb: Tensor, dem: Tensor) -> None:
-        """Every window of the region as a view, (h, w, ..., T, T), and the corners of those without nodata."""
+        """Make every window of the region a view, (h, w, ..., T, T), and list the corners of those without nodata."""
         size = self.config.tile
         self.rgb, self.dem = (x.unfold(-2, size, 1).unfold(-2, size, 1) for x in (rgb.movedim(0, -3), dem))
         self.rgb = self.rgb.movedim(0, 2)
@@ -81,37 +82,39 @@ class Batches:
 
     def epoch(self, number: int, skip: int = 0) -> Iterator[Batch]:
         """The batches of one epoch, from the ``skip``-th on; they depend on the seed and the epoch's number alone."""
-        # odd, as the seeds of single steps are even: two streams
+        # Odd, because the seeds of single steps are even: so no epoch and step share random numbers.
         count, seed = len(self.tiles), 2 * (self.config.seed + 100_003 * number) + 1
         draws = torch.Generator().manual_seed(seed % 2**64)
         order = torch.randperm(count, generator=draws)
         mirrored = (torch.rand(2, count, generator=draws) < 0.5).to(self.device)
         if self.corners is not None:
             order = torch.randint(len(self.corners), (count,), generator=draws)
-        index = order.to(self.device) if self.resident else order  # copied once: no step waits for the host
+        index = order.to(self.device) if self.resident else order  # copied once, so that no step waits for the host
 
-        def load(whole: Tensor) -> tuple[Tensor, slice, Tensor, Tensor]:
-            few = len(whole) < self.processes  # then each process computes them all, for the average of the same
-            rows = whole if few else whole.tensor_split(self.processes)[self.rank]
-            span = slice(int(rows[0]), int(rows[-1]) + 1)
-            return whole, span, *self._read(index[span])
+        def load(batch: Tensor) -> tuple[int, slice, Tensor, Tensor]:
+            rows = self._own_rows(batch)
+            return len(batch), rows, *self._read(index[rows])
 
-        wholes = torch.arange(count).split(self.config.batch)[skip:]
-        for whole, span, rgb, dem in map(load, wholes) if self.resident else _ahead(load, wholes):
+        batches = torch.arange(count).split(self.config.batch)[skip:]
+        for total, rows, rgb, dem in map(load, batches) if self.resident else _ahead(load, batches):
             rgb, dem = (tensor.to(self.device, non_blocking=True) for tensor in (rgb, dem))
             for axis in FLIPS[self.config.flips]:
-                rgb, dem = _mirror(rgb, mirrored[axis, span], axis), _mirror(dem, mirrored[axis, span], axis)
-            own = span.stop - span.start
-            weight = 1 / self.processes if len(whole) < self.processes else own / len(whole)
+                rgb, dem = _mirror(rgb, mirrored[axis, rows], axis), _mirror(dem, mirrored[axis, rows], axis)
+            weight = 1 / self.processes if total < self.processes else (rows.stop - rows.start) / total
             normalized = self.normalization.forward(dem)[0].unsqueeze(1)
-            first = span.start - int(whole[0])
-            yield Batch(scale_image(rgb), normalized, first, len(whole), weight, order[span])
+            yield Batch(scale_image(rgb), normalized, total, weight, order[rows])
+
+    def _own_rows(self, batch: Tensor) -> slice:
+        """Which of an epoch's tiles fall to this process: its share of a batch, or all if some would get none."""
+        rows = batch if len(batch) < self.processes else batch.tensor_split(self.processes)[self.rank]
+        return slice(int(rows[0]), int(rows[-1]) + 1)
 
     def names(self, index: Tensor) -> list[str]:
-        """What a batch's tiles are called."""
+        """Names of a batch's tiles."""
         if self.corners is None:
             return [self.tiles.ids[number] for number in index]
-        return [f"the crop at row {row}, column {column}" for row, column in self.corners[index.to(self.device)].tolist()]
+        corners = self.corners[index.to(self.device)].tolist()
+        return [f"the crop at row {row}, column {column}" for row, column in corners]
 
     def _read(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """Pixels (B, 3, T, T) and meters (B, T, T) of these tiles or crops."""
@@ -120,13 +123,14 @@ class Batches:
             return self.rgb[rows, columns], self.dem[rows, columns]
         if self.resident:
             return self.rgb[index], self.dem[index]
-        numbers, place = index.sort()  # arrays on disk want their numbers in order
+        numbers, order = index.sort()  # arrays on disk want their numbers in order
         arrays = (np.asarray(array[numbers.numpy()]) for array in (self.rgb, self.dem))
-        rgb, dem = (torch.from_numpy(array)[place.argsort()] for array in arrays)
+        rgb, dem = (torch.from_numpy(array)[order.argsort()] for array in arrays)
         return (rgb.pin_memory(), dem.pin_memory()) if self.device.type == "cuda" else (rgb, dem)
 
 
 def _mirror(tiles: Tensor, chosen: Tensor, axis: int) -> Tensor:
+    """Mirror the chosen tiles: (B, ..., T, T) and (B,)."""
     return torch.where(chosen.view(-1, *[1] * (tiles.ndim - 1)), tiles.flip(axis), tiles)
 
 

@@ -1,4 +1,5 @@
 import itertools
+import weakref
 
 import pytest
 import torch
@@ -18,19 +19,22 @@ from sat2dem_core.training.trainer import train
 SMALL = {"tile": 32, "stride": 96, "features": 16, "critic_features": 16, "steps": 2, "batch": 2}
 
 
-def started(**changes):
+def started(dropout: bool = True, **changes):
     """A method from seed 0, ready to step, in double precision."""
     config = preset("cpu", **SMALL | changes)
     torch.manual_seed(config.seed)
     method = build_method(config).double()
     method.start(meters=1000.0, gsd=(30.0, 30.0))
     method.seed(0)
+    for module in method.modules():
+        if isinstance(module, torch.nn.Dropout) and not dropout:
+            module.p = 0.0
     return method
 
 
 def pair(count: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(1)
-    image, dem = (torch.rand(count, bands, 32, 32, generator=generator, dtype=torch.float64) * 2 - 1 for bands in (3, 1))
+    draws = torch.Generator().manual_seed(1)
+    image, dem = (torch.rand(count, bands, 32, 32, generator=draws, dtype=torch.float64) * 2 - 1 for bands in (3, 1))
     return image, dem
 
 
@@ -88,8 +92,8 @@ def test_every_network_of_a_method_moves(name):
     losses = method.step(image, dem)
     assert "loss" in losses and all(not loss.requires_grad and loss.isfinite() for loss in losses.values())
     for network, _ in method.named_children():
-        moved = [key for key, value in method.state_dict().items() if key.startswith(network) and not torch.equal(value, before[key])]
-        assert moved, network
+        after = {key: value for key, value in method.state_dict().items() if key.startswith(network)}
+        assert not all(torch.equal(value, before[key]) for key, value in after.items()), network
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -111,7 +115,8 @@ def test_nodata_pulls_no_gradient_from_any_network(name):
 def test_gradient_terms_add_to_the_reconstruction():
     image, dem = pair()
     fake = torch.zeros_like(dem)
-    sizes = {name: started(gradient=name).reconstruction(fake, dem).item() for name in ("none", "first", "second", "fused")}
+    terms = ("none", "first", "second", "fused")
+    sizes = {name: started(gradient=name).reconstruction(fake, dem).item() for name in terms}
     assert sizes["none"] < sizes["first"] < sizes["fused"]
     assert sizes["fused"] == pytest.approx(sizes["first"] + sizes["second"] - sizes["none"])
 
@@ -119,10 +124,10 @@ def test_gradient_terms_add_to_the_reconstruction():
 @pytest.mark.parametrize("parts", [2, 3, 5])
 @pytest.mark.parametrize("name", METHODS)
 def test_a_batch_in_parts_gives_the_update_of_the_whole(name, parts):
-    """Dropout and the reviser's mixture included; 5 tiles in 2 or 3 parts make uneven ones."""
+    """Without dropout, whose masks each part draws anew; 5 tiles in 2 or 3 parts make uneven ones."""
     image, dem = pair(5)
     dem[1, :, 4:9] = torch.nan
-    runs = {count: started(method=name, accumulate=count) for count in (1, parts)}
+    runs = {count: started(method=name, accumulate=count, dropout=False) for count in (1, parts)}
     losses = {count: method.step(image, dem) for count, method in runs.items()}
     assert losses[1].keys() == losses[parts].keys()
     for key in losses[1]:
@@ -134,23 +139,47 @@ def test_a_batch_in_parts_gives_the_update_of_the_whole(name, parts):
         torch.testing.assert_close(summed, whole, rtol=0, atol=2e-4)  # Adam's first step is the gradient's sign
 
 
-def test_parts_of_a_batch_never_hold_the_graph_of_more_than_one(monkeypatch):
-    method, (image, dem), kept = started(method="pix2pix", accumulate=4), pair(8), []
-    forward = method.generator.forward
-    monkeypatch.setattr(method.generator, "forward", lambda x: kept.append((len(x), torch.is_grad_enabled())) or forward(x))
-    method.step(image, dem)
-    assert kept == [(2, False)] * 4 + [(2, True)] * 4
+def test_parts_of_a_batch_draw_masks_of_their_own_the_same_from_the_same_seed():
+    """Each part computes its prediction twice, the second time with the masks of the first."""
+    method, (image, dem), outputs = started(method="pix2pix", accumulate=2), pair(1), []
+    method.generator.up3.register_forward_hook(lambda module, given, output: outputs.append(output.detach().clone()))
+    for _ in range(2):
+        method.seed(5)
+        method.load_state_dict(started(method="pix2pix").state_dict())
+        method.step(image.repeat(2, 1, 1, 1), dem.repeat(2, 1, 1, 1))
+    first, second, first_again, second_again = outputs[:4]
+    assert not torch.equal(first, second)
+    assert torch.equal(first, first_again) and torch.equal(second, second_again)
+    assert all(torch.equal(one, other) for one, other in zip(outputs[:4], outputs[4:], strict=True))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_only_one_part_of_a_batch_has_its_activations_in_memory(name):
+    def most_at_once(parts):
+        method, (image, dem) = started(method=name, accumulate=parts), pair(8)
+        alive, counts = weakref.WeakSet(), []
+
+        def keep(module, given, output):
+            alive.add(output)
+            counts.append(sum(len(activation) for activation in alive))
+
+        method.generator.down1.register_forward_hook(keep)
+        method.step(image, dem)
+        return max(counts)
+
+    assert (most_at_once(1), most_at_once(4)) == (8, 2)
 
 
 @pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("parts", [1, 2])
 @pytest.mark.parametrize("name", METHODS)
-def test_mixed_precision_computes_convolutions_in_16_bits_and_ends_in_float32(name, half, monkeypatch):
+def test_mixed_precision_computes_convolutions_in_16_bits_and_ends_in_float32(name, parts, half, monkeypatch):
     """Forced on: it is emulated where the processor has no such instructions."""
     monkeypatch.setattr(methods, "half_type", lambda device: half)
     results, ends = {}, []
     end = lambda module, given, out: ends.append((given[0].dtype, out.dtype))
     for precision in ("float32", "mixed"):
-        method, types = started(method=name, precision=precision).float(), []
+        method, types = started(method=name, precision=precision, accumulate=parts).float(), []
         for module in method.modules():
             if isinstance(module, torch.nn.Conv2d | torch.nn.ConvTranspose2d):
                 module.register_forward_hook(lambda module, given, out: types.append(out.dtype))
