@@ -217,6 +217,15 @@ def hills_image(tmp_path, hills) -> Path:
 
 
 @pytest.fixture(scope="session")
+def cluster():
+    """A dask client with two worker processes; starting and importing takes them seconds, so tests share it."""
+    from dask.distributed import Client
+
+    with Client(n_workers=2, threads_per_worker=1, dashboard_address=None) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
 def book(tmp_path_factory) -> Path:
     """The book as HTML, rendered from the committed chapters with their stored outputs."""
     root = Path(__file__).resolve().parents[1]

@@ -1,8 +1,10 @@
-"""How far to trust a prediction: an interval about each height, and where the image is unlike any that was trained on.
+"""Confidence in a prediction: a prediction interval for each height, and a distance from the training distribution.
 
-The spread of an ensemble (tiles that overlap, an image and its mirror image, other seeds) says where errors are large,
-but not how large. Conformal calibration (Romano, Patterson & Candes 2019, arXiv 1905.03222) turns it into an interval:
-on ground that no training saw, find the factor with which it holds the truth as often as it says.
+The spread of an ensemble (overlapping tiles, a tile and its mirror image, other seeds) shows where errors are large,
+but not how large they are. Conformal calibration (Romano, Patterson & Candes 2019, arXiv 1905.03222) turns the spread
+into a prediction interval: on an area held out from training, it finds the factor for which the interval covers the
+truth at the nominal rate. Images out of domain are detected by their Mahalanobis distance from the training tiles in a
+few features.
 """
 
 import math
@@ -12,12 +14,15 @@ import numpy as np
 
 from sat2dem_core.errors import NoTiles
 
-SHARE = 0.9
+SHARE = 0.9  # nominal coverage of a prediction interval
 
 
 @dataclass(frozen=True)
 class Interval:
-    """Half the width of an interval that holds the truth in ``share`` of all pixels: ``base + factor * spread``, meters."""
+    """A prediction interval that covers the truth in ``share`` of all pixels.
+
+    It reaches ``base + factor * spread`` meters above and below each height.
+    """
 
     base: float
     factor: float
@@ -25,35 +30,39 @@ class Interval:
 
     @classmethod
     def calibrate(cls, error: np.ndarray, spread: np.ndarray, share: float = SHARE) -> "Interval":
-        """Choose the width on ground with known truth.
+        """Choose the width on pixels whose true height is known and that were not trained on.
 
         Args:
             error: (N,) prediction minus truth, meters.
-            spread: (N,) standard deviation of the ensemble, meters; zeros for none.
+            spread: (N,) standard deviation of the ensemble, meters; zeros for a single prediction.
+            share: nominal coverage.
 
         Raises:
-            NoTiles: there is no error to learn from.
+            NoTiles: no pixel has both an error and a spread.
         """
         known = np.isfinite(error) & np.isfinite(spread)
         if not known.any():
-            raise NoTiles("no pixel with known truth is left to calibrate the interval on")
+            raise NoTiles("there is no pixel with known truth to calibrate the interval on: give more tiles")
         error, spread = np.abs(error[known]).astype(np.float64), spread[known].astype(np.float64)
-        usual = float(np.median(spread)) or 1.0  # keeps the interval from closing where the ensemble happens to agree
-        score = np.sort(error / (spread + usual))
-        rank = min(math.ceil((len(score) + 1) * share), len(score))
-        factor = float(score[rank - 1])
-        return cls(factor * usual, factor if spread.any() else 0.0, share)
+        typical = float(np.median(spread)) or 1.0  # keeps the interval from closing where the ensemble happens to agree
+        scores = np.sort(error / (spread + typical))
+        rank = min(math.ceil((len(scores) + 1) * share), len(scores))
+        factor = float(scores[rank - 1])
+        return cls(factor * typical, factor if spread.any() else 0.0, share)
 
     def half_width(self, spread: np.ndarray) -> np.ndarray:
+        """Half the width of the interval, meters, of the shape of ``spread`` (meters)."""
         return self.base + self.factor * spread
 
 
 @dataclass(frozen=True)
 class Domain:
-    """What training images look like, as mean and inverse covariance of :func:`features`.
+    """The training distribution of images: mean and inverse covariance of :func:`features`.
 
     Attributes:
-        limit: Mahalanobis distance that one training tile in a hundred exceeds.
+        mean: (8,) of the features.
+        precision: (8, 8) inverse of their covariance.
+        limit: the Mahalanobis distance that one training tile in a hundred exceeds.
     """
 
     mean: np.ndarray
@@ -62,36 +71,39 @@ class Domain:
 
     @classmethod
     def fit(cls, tiles: np.ndarray) -> "Domain":
-        """Learn from training tiles (N, 3, T, T) uint8."""
+        """Fit the distribution to training tiles (N, 3, T, T) uint8."""
         rows = features(tiles)
-        spread = np.cov(rows.T) + 1e-4 * np.eye(rows.shape[1])  # a feature that never varies in training may vary a little
-        mean, precision = rows.mean(0), np.linalg.inv(spread)
+        # The small diagonal tolerates some variation of a feature that is constant in training.
+        covariance = np.cov(rows.T) + 1e-4 * np.eye(rows.shape[1])
+        mean, precision = rows.mean(0), np.linalg.inv(covariance)
         return cls(mean, precision, float(np.quantile(_mahalanobis(rows - mean, precision), 0.99)))
 
     def distance(self, tiles: np.ndarray) -> np.ndarray:
-        """How far tiles (N, 3, T, T) uint8 lie outside: up to 1 is like training, more is unlike it."""
+        """Mahalanobis distance of tiles (N, 3, T, T) uint8 over ``limit``, (N,): above 1, a tile is out of domain."""
         return _mahalanobis(features(tiles) - self.mean, self.precision) / self.limit
 
 
 def features(tiles: np.ndarray) -> np.ndarray:
-    """What a tile looks like in few numbers: (N, 3, T, T) uint8 to (N, 8).
+    """Describe each tile by eight numbers: (N, 3, T, T) uint8 to (N, 8).
 
-    Brightness, contrast, the balance of red and of blue against green and how much it varies, texture at one and at
-    four pixels relative to the contrast, and the share of saturated pixels.
+    They are: brightness, log contrast, mean of red minus green and of blue minus green, the variation of these two, log
+    texture at one and at four pixels relative to the contrast, and the share of saturated pixels.
     """
-    share = tiles.astype(np.float32) / 255
-    gray = share.mean(1)
+    rgb = tiles.astype(np.float32) / 255
+    gray = rgb.mean(1)
     contrast = gray.std((1, 2))
-    red, blue = share[:, 0] - share[:, 1], share[:, 2] - share[:, 1]
+    red, blue = rgb[:, 0] - rgb[:, 1], rgb[:, 2] - rgb[:, 1]
     fine = np.abs(np.diff(gray, axis=2)).mean((1, 2))
     coarse = np.abs(gray[:, :, 4:] - gray[:, :, :-4]).mean((1, 2))
     saturated = ((gray < 0.01) | (gray > 0.99)).mean((1, 2))
     rows = [
-        gray.mean((1, 2)), np.log(contrast + 0.01), red.mean((1, 2)), blue.mean((1, 2)), red.std((1, 2)) + blue.std((1, 2)),
+        gray.mean((1, 2)), np.log(contrast + 0.01), red.mean((1, 2)), blue.mean((1, 2)),
+        red.std((1, 2)) + blue.std((1, 2)),
         np.log((fine + 1e-3) / (contrast + 1e-2)), np.log((coarse + 1e-3) / (contrast + 1e-2)), saturated,
     ]
     return np.stack(rows, 1).astype(np.float64)
 
 
 def _mahalanobis(offset: np.ndarray, precision: np.ndarray) -> np.ndarray:
+    """The Mahalanobis distance of each row of ``offset`` (N, 8) from the origin, (N,)."""
     return np.sqrt(np.einsum("ni,ij,nj->n", offset, precision, offset).clip(0))

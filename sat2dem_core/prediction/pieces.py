@@ -1,11 +1,13 @@
-"""The pieces of a prediction, each a function of the plan and a number, so that any process can do any piece at any time.
+"""The pieces of a prediction: functions of the plan and an index, so that any process can compute any piece.
 
-What a piece makes lies in the plan's folder; what it returns is small. See :mod:`sat2dem_core.prediction.pipeline` for the order.
+A piece writes its arrays into the plan's folder and returns a few numbers. :mod:`sat2dem_core.prediction.pipeline`
+gives the order of the pieces.
 """
 
 import warnings
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +22,23 @@ from sat2dem_core.rasters.atomic import replacing
 from sat2dem_core.rasters.reader import Image
 
 ROWS = 256  # of a block, and of a chunk of the arrays
-MIN_VALID_SHARE = 0.25  # share of a tile that must show something for it to be predicted
+MIN_VALID_SHARE = 0.25  # share of a tile's pixels that must be valid for the tile to be predicted
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a worker must know: the image and its grid, the weights, where tiles begin, and where results collect."""
+    """All that a worker needs to compute a piece.
+
+    Attributes:
+        image: with its grid.
+        weights: where each member of the ensemble is loaded from.
+        checksums: SHA-256 of each.
+        mirrored: axes of a tile, -2 and -1, along which it is flipped to bring the sun to the south-east.
+        rows, columns: the first row and the first column of the tiles, px.
+        tile: side of a tile, px.
+        batch: tiles that the network predicts at once.
+        folder: of the intermediate results.
+    """
 
     image: Image
     weights: tuple[str, ...]
@@ -39,9 +52,11 @@ class Plan:
 
     @property
     def blocks(self) -> int:
+        """Number of blocks of ``ROWS`` rows."""
         return -(-self.image.height // ROWS)
 
     def strip(self, number: int) -> Path:
+        """The file of a strip's predicted tiles."""
         return Path(self.folder) / f"strip-{number:05d}.npz"
 
 
@@ -50,100 +65,133 @@ def _models(sources: tuple[str, ...], checksums: tuple[str, ...]) -> list[Weight
     members = [load_weights(source) for source in sources]
     for source, member, checksum in zip(sources, members, checksums):
         if member.sha256 != checksum:
-            raise InvalidConfig(f"{source} changed while it was in use, or is another file on a worker: start again")
+            raise InvalidConfig(f"{source} changed during the prediction, or differs on a worker: start again")
     return members
 
 
 def predict_strip(plan: Plan, number: int) -> dict[str, Any]:
-    """Predict a row of tiles."""
+    """Predict a row of tiles and save them.
+
+    Returns:
+        ``steps`` between neighboring tiles and their weights, see
+        :func:`sat2dem_core.prediction.mosaic.step_between`; ``present``, which tiles have enough valid pixels; and
+        ``distances`` of these from the training distribution.
+    """
     members, size = _models(plan.weights, plan.checksums), plan.tile
-    rgb, seen = plan.image.read(plan.rows[number], 0, size, plan.image.width)
-    present = np.array([seen[:, at : at + size].mean() >= MIN_VALID_SHARE for at in plan.columns])
+    rgb, valid = plan.image.read(plan.rows[number], 0, size, plan.image.width)
+    present = np.array([valid[:, left : left + size].mean() >= MIN_VALID_SHARE for left in plan.columns])
     heights = np.full((len(plan.columns), size, size), np.nan, np.float32)
     spread, distance = np.zeros_like(heights), np.zeros(len(heights))
-    for part in np.split(np.flatnonzero(present), range(plan.batch, int(present.sum()), plan.batch)):
-        if len(part):
-            windows = [slice(plan.columns[i], plan.columns[i] + size) for i in part]
-            tiles = np.stack([_filled(rgb[:, :, at], seen[:, at]) for at in windows])
-            mask = np.stack([seen[:, at] for at in windows])
-            heights[part], spread[part] = _ensemble(members, np.flip(tiles, plan.mirrored), plan.mirrored, mask)
-            distance[part] = members[0].domain.distance(tiles)
-    file = plan.strip(number)
-    with replacing(file) as beside, beside.open("wb") as stream:
+    for batch in np.split(np.flatnonzero(present), range(plan.batch, int(present.sum()), plan.batch)):
+        if len(batch):
+            windows = [slice(plan.columns[i], plan.columns[i] + size) for i in batch]
+            tiles = np.stack([_filled(rgb[:, :, columns], valid[:, columns]) for columns in windows])
+            mask = np.stack([valid[:, columns] for columns in windows])
+            heights[batch], spread[batch] = _ensemble(members, np.flip(tiles, plan.mirrored), plan.mirrored, mask)
+            distance[batch] = members[0].domain.distance(tiles)
+    with replacing(plan.strip(number)) as temporary, temporary.open("wb") as stream:
         np.savez(stream, heights=heights, spread=spread, distance=distance, present=present)
     neighbors = zip(heights, heights[1:], plan.columns, plan.columns[1:])
     steps = [_step(plan, a, b, (0, left), (0, right)) for a, b, left, right in neighbors]
     return {"steps": steps, "present": present.tolist(), "distances": distance[present].tolist()}
 
 
-def _filled(rgb: np.ndarray, seen: np.ndarray) -> np.ndarray:
-    """A tile with its mean color where there is no image: the network then sees no edge brighter than need be."""
-    return rgb if seen.all() else np.where(seen, rgb, rgb[:, seen].mean(1).astype(np.uint8)[:, None, None])
+def _filled(rgb: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """A tile with invalid pixels in its mean color, so that the network sees no strong edge at the border of nodata."""
+    return rgb if valid.all() else np.where(valid, rgb, rgb[:, valid].mean(1).astype(np.uint8)[:, None, None])
 
 
-def _ensemble(members: list[Weights], tiles: np.ndarray, mirrored: tuple[int, ...], seen: np.ndarray) -> tuple[np.ndarray, ...]:
-    """What all members say of tiles (N, 3, T, T) whose sun stands in the south-east: mean and standard deviation, in place.
+def _ensemble(
+    members: list[Weights], tiles: np.ndarray, mirrored: tuple[int, ...], valid: np.ndarray
+) -> tuple[np.ndarray, ...]:
+    """Mean and standard deviation of all members' predictions, (N, T, T) each, meters, NaN where not ``valid``.
 
-    Each member sees the tile and its mirror image about the diagonal, which leaves the sun in the south-east.
+    Each member predicts every tile and its mirror image about the diagonal, which leaves the sun in the south-east.
+
+    Args:
+        tiles: (N, 3, T, T) uint8, with the sun in the south-east.
+        mirrored: axes along which the tiles were flipped for that; predictions are flipped back.
+        valid: (N, T, T), of the tiles before they were flipped.
     """
-    answers = []
+    predictions = []
     for member in members:
         scale = member.model.normalization
-        for turned in (False, True):
-            seen_by = tiles.swapaxes(2, 3) if turned else tiles
-            out = member.model.predict(np.ascontiguousarray(seen_by), len(seen_by))
+        for transposed in (False, True):
+            batch = tiles.swapaxes(2, 3) if transposed else tiles
+            out = member.model.predict(np.ascontiguousarray(batch), len(batch))
             meters = (scale.height_above_minimum(out) if member.relative else scale.inverse(out)).numpy()
-            answers.append(np.flip(meters.swapaxes(1, 2) if turned else meters, mirrored))
-    stack = np.where(seen, np.stack(answers), np.nan)  # (members, N, T, T)
-    # In relief each answer has a level of its own.
-    middle = np.nanmean(stack, (2, 3), keepdims=True) if members[0].relative else np.zeros((1, 1, 1, 1))
-    return (stack - middle).mean(0) + middle.mean(0), (stack - middle).std(0)
+            predictions.append(np.flip(meters.swapaxes(1, 2) if transposed else meters, mirrored))
+    stack = np.where(valid, np.stack(predictions), np.nan)  # (predictions, N, T, T)
+    # Each prediction of relief has a level of its own.
+    level = np.nanmean(stack, (2, 3), keepdims=True) if members[0].relative else np.zeros((1, 1, 1, 1))
+    return (stack - level).mean(0) + level.mean(0), (stack - level).std(0)
 
 
-def _step(plan: Plan, a: np.ndarray, b: np.ndarray, at: tuple[int, int], other: tuple[int, int]) -> tuple[float, float]:
-    """By how much one tile stands above another, from their corners; see :func:`sat2dem_core.prediction.mosaic.step_between`."""
-    down, right, size = other[0] - at[0], other[1] - at[1], plan.tile
+def _step(
+    plan: Plan, a: np.ndarray, b: np.ndarray, corner_a: tuple[int, int], corner_b: tuple[int, int]
+) -> tuple[float, float]:
+    """The step between two tiles and its weight; see :func:`sat2dem_core.prediction.mosaic.step_between`.
+
+    Args:
+        a, b: (T, T) heights, meters.
+        corner_a, corner_b: row and column of their upper left pixels; that of ``b`` lies below or to the right.
+    """
+    down, right, size = corner_b[0] - corner_a[0], corner_b[1] - corner_a[1], plan.tile
     if down >= size or right >= size:
         return 0.0, 0.0
     weight = window(size)
-    here, there = (slice(down, None), slice(right, None)), (slice(None, size - down), slice(None, size - right))
-    return step_between(a[here], b[there], weight[here] * weight[there])
+    in_a, in_b = (slice(down, None), slice(right, None)), (slice(None, size - down), slice(None, size - right))
+    return step_between(a[in_a], b[in_b], weight[in_a] * weight[in_b])
 
 
 def measure_joint(plan: Plan, number: int) -> dict[str, Any]:
-    """The steps from a strip down to the next."""
+    """Measure the ``steps`` from the tiles of a strip to those below, in the next strip."""
     a, b = (np.load(plan.strip(number + i))["heights"] for i in (0, 1))
-    at, other = (plan.rows[number], 0), (plan.rows[number + 1], 0)
-    return {"steps": [_step(plan, *pair, at, other) for pair in zip(a, b)]}
+    corner_a, corner_b = (plan.rows[number], 0), (plan.rows[number + 1], 0)
+    return {"steps": [_step(plan, *pair, corner_a, corner_b) for pair in zip(a, b)]}
 
 
 def find_levels(plan: Plan, strips: list[dict], joints: list[dict], weights: Weights) -> tuple[np.ndarray, int]:
-    """The level of each tile, (rows, columns) meters, and how many groups of connected tiles there are."""
-    across, down = len(plan.columns), len(plan.rows)
+    """Find the level of each tile, (rows, columns) meters, and the number of groups of connected tiles.
+
+    Raises:
+        UnsupportedImagery: no tile has enough valid pixels.
+    """
+    down, across = len(plan.rows), len(plan.columns)
     present = np.array([strip["present"] for strip in strips])  # (rows, columns)
     if not present.any():
-        raise UnsupportedImagery(f"{plan.image.path} shows nothing in a whole tile: give an image with less nodata")
-    number = np.arange(down * across).reshape(down, across)
-    beside, below = (number[:, :-1], number[:, 1:]), (number[:-1], number[1:])
-    pairs = np.concatenate([np.stack(part, -1).reshape(-1, 2) for part in (beside, below)])
-    told = [step for part in (*strips, *joints) for step in part["steps"]]
-    steps, weight = np.array(told).reshape(-1, 2).T
-    met = weight > 0
-    levels, groups = solve_levels(down * across, pairs[met], steps[met], weight[met])
-    count = len(np.unique(groups[present.ravel()]))
+        raise UnsupportedImagery(
+            f"no tile of {plan.image.path} has enough valid pixels: give an image with less nodata"
+        )
+    index = np.arange(down * across).reshape(down, across)
+    horizontal, vertical = (index[:, :-1], index[:, 1:]), (index[:-1], index[1:])
+    pairs = np.concatenate([np.stack(neighbors, -1).reshape(-1, 2) for neighbors in (horizontal, vertical)])
+    measured = [step for piece in (*strips, *joints) for step in piece["steps"]]
+    steps, weight = np.array(measured).reshape(-1, 2).T
+    overlapping = weight > 0
+    levels, groups = solve_levels(down * across, pairs[overlapping], steps[overlapping], weight[overlapping])
     if not weights.relative:
         return np.zeros((down, across)), 1
+    count = len(np.unique(groups[present.ravel()]))
     if count > 1:
-        cause = "nodata parts" if met.any() else "tiles that do not overlap part"
+        strides = [b - a for side in (plan.rows, plan.columns) for a, b in pairwise(side)]
+        cause = "tiles without overlap divide" if max(strides) >= plan.tile else "nodata divides"
         warnings.warn(
-            f"{cause} {plan.image.path} into {count} areas: relative heights of one say nothing about those of another",
-            stacklevel=3,
+            f"{cause} {plan.image.path} into {count} areas: the steps in height between them are unknown", stacklevel=4
         )
     return levels.reshape(down, across), count
 
 
 def blend_block(plan: Plan, number: int, levels: np.ndarray) -> dict[str, Any]:
-    """Fade tiles into some rows of the mosaic."""
+    """Blend the tiles into ``ROWS`` rows of the mosaic.
+
+    Args:
+        levels: (rows, columns) meters to add to each tile.
+
+    Returns:
+        ``low``, the lowest height; the number of predicted ``pixels``; and how many of them are ``outside`` the
+        training distribution.
+    """
     top = number * ROWS
     height = min(ROWS, plan.image.height - top)
     blend = Blend(height, plan.image.width, plan.tile)

@@ -1,13 +1,13 @@
 """Elevation for an image of any size, in steps that can be interrupted, repeated and spread over a cluster.
 
-1. Strips: a row of overlapping tiles at a time goes through the network, and lands in a file.
-2. Joints: how far each strip's tiles stand above those of the next; with the steps within strips, the levels of all tiles
-   follow (:mod:`sat2dem_core.prediction.mosaic`).
-3. Blocks: some rows at a time, tiles are faded into one surface, in a Zarr array.
-4. The surface is tied to known heights, where there are any (:mod:`sat2dem_core.prediction.anchors`), and written.
+1. Strips: the network predicts one row of overlapping tiles at a time, and the result is saved.
+2. Joints: the steps in height between each strip and the next are measured; with the steps within strips, they
+   determine the level of every tile (:mod:`sat2dem_core.prediction.mosaic`).
+3. Blocks: some rows at a time, the tiles are blended into one surface in a Zarr array.
+4. The surface is tied to known heights, if there are any (:mod:`sat2dem_core.prediction.anchors`), and written.
 
-What a step has made lies in a folder beside the result until the end, so that the same command goes on from there. Memory
-holds a strip or a block, never the scene.
+Intermediate results lie in a hidden folder next to the output until the end, so that the same command resumes an
+interrupted prediction. Memory holds one strip or one block, never the whole image.
 """
 
 import json
@@ -37,15 +37,15 @@ from sat2dem_core.rasters.reader import Image, open_image
 
 @dataclass(frozen=True)
 class Prediction:
-    """What came of a prediction.
+    """The result of :func:`predict`.
 
     Attributes:
         path: of the DEM.
-        tags: what the file says about itself.
+        tags: of the file.
         anchors: one row an anchor with its residual after the fit, meters; None without anchors.
-        groups: of connected tiles; more than one where nodata parts the image, and then relative heights of one say
-            nothing about those of another.
-        outside: share of the predicted pixels outside of what the model was trained on.
+        groups: number of groups of connected tiles; with more than one, because nodata divides the image, the steps in
+            relative height between them are unknown.
+        outside: share of the predicted pixels that lie outside the training distribution.
     """
 
     path: Path
@@ -56,7 +56,8 @@ class Prediction:
 
 
 def predict(
-    image: str | os.PathLike, out: str | os.PathLike, weights: str | os.PathLike | Sequence[str | os.PathLike] = DEFAULT, *,
+    image: str | os.PathLike, out: str | os.PathLike,
+    weights: str | os.PathLike | Sequence[str | os.PathLike] = DEFAULT, *,
     bands: Sequence[int | str] | None = None, stretch: tuple[float, float] | None = None,
     nodata: float | str | None = "declared", gsd: float | None = None, sun: float | None = None,
     anchors: str | os.PathLike | None = None, surface: str | None = None, overlap: float = 0.5, batch: int = 32,
@@ -64,36 +65,67 @@ def predict(
 ) -> Prediction:
     """Predict the elevation of an image, and write it as a Cloud-Optimized GeoTIFF or a Zarr store.
 
-    The result has three bands in float32: elevation in meters; half the width of the interval that held the truth in
-    90 % of the pixels of ground that the weights had not seen; and how far the image is from what they were trained on,
-    where more than 1 is outside. With weights that predict relief, elevation is relative (meters above the lowest point)
-    unless ``anchors`` tie it to the Earth, and the interval is of the height about its surroundings, a tile wide.
+    The result has three bands in float32: elevation in meters; half the width of its prediction interval in meters,
+    which covered the truth in 90 % of the pixels of the area that the weights were calibrated on; and the image's
+    Mahalanobis distance from the training distribution, where more than 1 is out of domain. With weights that predict
+    relief, elevation is relative (meters above the lowest point) unless ``anchors`` give it a vertical reference, and
+    the interval is that of the height above the mean of its surroundings, one tile wide.
 
     Args:
-        image: any raster that GDAL reads; see :func:`sat2dem_core.rasters.reader.open_image` for it and for ``bands``, ``stretch``,
-            ``nodata`` and ``gsd``.
+        image: any raster that GDAL reads. For it and for ``bands``, ``stretch``, ``nodata`` and ``gsd`` see
+            :func:`sat2dem_core.rasters.reader.open_image`.
         out: the file to write: ``….tif``, or ``….zarr``.
-        weights: see :func:`sat2dem_core.prediction.weights.load_weights`; several are an ensemble, whose members differ in their seed. Its
-            interval is calibrated for the first alone, and so on the wide side.
-        sun: azimuth when the image was taken, degrees clockwise from north. Without it, south-east on the northern
-            hemisphere and north-east on the southern, where it stands in the morning.
+        weights: see :func:`sat2dem_core.prediction.weights.load_weights`. Several form an ensemble, whose members
+            differ in their seed; its interval is calibrated for the first member alone, and so tends to be too wide.
+        sun: the sun's azimuth when the image was taken, degrees clockwise from north. By default that of a morning:
+            south-east on the northern hemisphere, north-east on the southern.
         anchors, surface: see :func:`sat2dem_core.prediction.anchors.fit_anchors`.
         overlap: of neighboring tiles, as a share of their side.
-        batch: tiles at once; the result does not depend on it.
-        caution: lower relief as a whole where the image as a whole is outside of what the model knows, by as much as it
-            is: a model knows nothing of how rugged foreign ground is.
-        overwrite: replace what stands at ``out``.
-        client: a dask client, on whose workers strips and blocks are then made; they must see one file system.
+        batch: tiles that the network predicts at once; the result does not depend on it.
+        caution: if the median tile is out of domain, divide all relief by its distance, because the model cannot know
+            how rugged such terrain is.
+        overwrite: replace an existing ``out``.
+        client: a dask client, whose workers compute strips and blocks; they must share one file system.
         progress: show progress bars.
 
     Raises:
-        OutputExists: something stands at ``out``.
+        OutputExists: ``out`` exists.
+        InvalidConfig: a setting is out of its range, or the members of an ensemble do not fit together.
         NoTiles: the image is smaller than a tile.
-        CannotWrite: the disk is full, say; the same command goes on from there.
-        RunBusy: another process is making the same file.
+        CannotWrite: for example, the disk is full; the same command resumes the prediction.
+        RunBusy: another process is writing the same file.
         UnreadableRaster, MissingCRS, UnsupportedImagery, UnknownName, InvalidAnchors: see the functions named above.
     """
     out = Path(out)
+    _check_settings(out, overlap, batch, overwrite)
+    sources = [weights] if isinstance(weights, str | os.PathLike) else list(weights)
+    members = [load_weights(source) for source in sources]
+    first = _first_of_alike(members, sources)
+    picture = open_image(image, *first.gsd, bands=bands, stretch=stretch, nodata=nodata, gsd=gsd)
+    plan = _plan(picture, members, sources, sun, overlap, batch, out)
+    with _working_folder(plan):
+        mosaic = _make_mosaic(plan, first, client, progress)
+        unit = first.unit(plan.image.gsd) if first.relative else 1.0
+        amplitude = unit / max(1.0, mosaic.distance if caution and first.relative else 1.0)
+        if amplitude < unit:
+            warnings.warn(
+                f"{image} lies outside the training distribution (its distance is {mosaic.distance:.2g}, and more than "
+                f"1 is out of domain): relief is lowered to {amplitude / unit:.0%}, because the model cannot know how "
+                "rugged such terrain is; --no-caution keeps it",
+                stacklevel=2,
+            )
+        if anchors is not None:
+            fit = fit_anchors(anchors, surface, mosaic.store, plan.image, amplitude)
+        else:
+            fit = Fit.level(-mosaic.low * amplitude if first.relative else 0.0)
+        tags = _tags(plan, members, fit, amplitude / unit)
+        finish = _Finish(str(mosaic.store), amplitude, unit, fit)
+        write = cog.write_zarr if out.suffix == ".zarr" else cog.write_cog
+        write(out, plan.image, finish, tags, ROWS, client, progress)
+    return Prediction(out, tags, fit.table, mosaic.groups, mosaic.outside)
+
+
+def _check_settings(out: Path, overlap: float, batch: int, overwrite: bool) -> None:
     if out.suffix not in (".tif", ".tiff", ".zarr"):
         raise InvalidConfig(f"{out} is neither a GeoTIFF nor a Zarr store: give a name that ends in .tif or .zarr")
     if out.exists() and not overwrite:
@@ -102,101 +134,110 @@ def predict(
         raise InvalidConfig(f"overlap is {overlap}: give a share of a tile's side from 0 to below 0.9")
     if batch < 1:
         raise InvalidConfig(f"batch is {batch}: give 1 or more tiles")
-    sources = [weights] if isinstance(weights, str | os.PathLike) else list(weights)
-    members = [load_weights(source) for source in sources]
-    first = _alike(members, sources)
-    picture = open_image(image, *first.gsd, bands=bands, stretch=stretch, nodata=nodata, gsd=gsd)
-    plan = _plan(picture, members, sources, sun, overlap, batch, out)
-    with _parts(plan) as folder:
-        strips = _stage("strip", predict_strip, plan, range(len(plan.rows)), client, progress)
-        joints = _stage("joint", measure_joint, plan, range(len(plan.rows) - 1), client, progress)
-        levels, groups = find_levels(plan, strips, joints, first)
-        cog.scratch(folder / "mosaic.zarr", plan.image, ROWS)
-        blocks = _stage("block", blend_block, plan, range(plan.blocks), client, progress, levels)
-        distance = float(np.median(np.concatenate([strip["distances"] for strip in strips])))
-        factor = first.unit(plan.image.gsd) if first.relative else 1.0
-        amplitude = factor / max(1.0, distance if caution and first.relative else 1.0)
-        if amplitude < factor:
-            warnings.warn(
-                f"{image} is unlike what the model was trained on (its distance is {distance:.2g}, more than 1 is outside): "
-                f"relief is lowered to {amplitude / factor:.0%}, as the model cannot know how rugged such ground is; "
-                "--no-caution leaves it",
-                stacklevel=2,
-            )
-        fit = fit_anchors(anchors, surface, folder / "mosaic.zarr", plan.image, amplitude) if anchors is not None else None
-        low = min(block["low"] for block in blocks) * amplitude if first.relative else 0.0
-        fit = fit or Fit.level(-low)
-        pixels, outside = (sum(block[name] for block in blocks) for name in ("pixels", "outside"))
-        tags = _tags(plan, members, first, fit, anchors, amplitude / factor)
-        finish = _Finish(str(folder / "mosaic.zarr"), amplitude, factor, fit)
-        write = cog.write_zarr if out.suffix == ".zarr" else cog.write_cog
-        write(out, plan.image, finish, tags, ROWS, client, progress)
-    return Prediction(out, tags, fit.table, groups, outside / pixels)
 
 
-def _alike(members: list[Weights], sources: list) -> Weights:
-    """The first of an ensemble, whose members must answer the same question."""
+def _first_of_alike(members: list[Weights], sources: list) -> Weights:
+    """The first member of an ensemble, after checking that all predict the same quantity on the same tiles."""
     first = members[0]
     for member, source in zip(members[1:], sources[1:]):
         if (member.model.config.tile, member.gsd, member.hurst, member.relative) != (
             first.model.config.tile, first.gsd, first.hurst, first.relative
         ):
             raise InvalidConfig(
-                f"{source} and {sources[0]} differ in tile, ground sampling distance or normalization: an ensemble needs weights "
-                "that differ in their seed alone"
+                f"{source} and {sources[0]} differ in tile, ground sampling distance or normalization: give an "
+                "ensemble of weights that differ in their seed alone"
             )
     return first
 
 
 def _plan(
-    picture: Image, members: list[Weights], sources: list, sun: float | None, overlap: float, batch: int, out: Path
+    image: Image, members: list[Weights], sources: list, sun: float | None, overlap: float, batch: int, out: Path
 ) -> Plan:
     size = members[0].model.config.tile
-    if min(picture.height, picture.width) < size:
+    if min(image.height, image.width) < size:
         raise NoTiles(
-            f"{picture.path} is {picture.height} x {picture.width} px at {picture.gsd:.3g} m, smaller than one tile of "
-            f"{size} x {size} px ({size * picture.gsd / 1000:.3g} km): give a larger image"
+            f"{image.path} is {image.height} x {image.width} px at {image.gsd:.3g} m, smaller than one tile of "
+            f"{size} x {size} px ({size * image.gsd / 1000:.3g} km): give a larger image"
         )
-    if sun is None:
-        sun = 45.0 if (picture.latitude or 0) < 0 else 135.0
-    azimuth = sun % 360
-    # The sun of the training images stands in the south-east; another is brought there by mirroring the tile.
-    mirrored = tuple(axis for axis, wrong in ((-2, azimuth < 90 or azimuth > 270), (-1, azimuth > 180)) if wrong)
     stride = max(1, round(size * (1 - overlap)))
-    rows, columns = (tuple(starts(side, size, stride)) for side in (picture.height, picture.width))
+    rows, columns = (tuple(starts(side, size, stride)) for side in (image.height, image.width))
     folder = out.absolute().with_name(f".{out.name}.parts")
     checksums = tuple(member.sha256 for member in members)
-    sources = [Path(source).absolute() if Path(source).exists() else source for source in sources]  # workers stand elsewhere
-    return Plan(picture, tuple(map(str, sources)), checksums, mirrored, rows, columns, size, batch, str(folder))
+    # Absolute, because workers may run in another folder.
+    sources = [Path(source).absolute() if Path(source).exists() else source for source in sources]
+    weights = tuple(map(str, sources))
+    return Plan(image, weights, checksums, _mirrored(sun, image.latitude), rows, columns, size, batch, str(folder))
+
+
+def _mirrored(sun: float | None, latitude: float | None) -> tuple[int, ...]:
+    """The axes along which tiles are flipped, so that the sun stands in the south-east as in the training images."""
+    if sun is None:
+        sun = 45.0 if (latitude or 0) < 0 else 135.0
+    azimuth = sun % 360
+    north, west = azimuth < 90 or azimuth > 270, azimuth > 180
+    return tuple(axis for axis, flip in ((-2, north), (-1, west)) if flip)
 
 
 @contextmanager
-def _parts(plan: Plan) -> Iterator[Path]:
-    """The folder beside the result where parts collect: kept when interrupted, removed at the end.
+def _working_folder(plan: Plan) -> Iterator[None]:
+    """The folder of intermediate results, locked: kept after an interruption, removed at the end.
 
-    It is emptied where it holds parts of another prediction.
+    It is emptied if it holds those of another prediction.
     """
-    source = Path(plan.image.path).stat()
-    told = asdict(plan) | {"batch": None, "size": source.st_size, "changed": source.st_mtime_ns}
-    folder, key = Path(plan.folder), json.dumps(told, sort_keys=True, default=str)
+    file = Path(plan.image.path).stat()
+    identity = asdict(plan) | {"batch": None, "size": file.st_size, "changed": file.st_mtime_ns}
+    folder, text = Path(plan.folder), json.dumps(identity, sort_keys=True, default=str)
     try:
         with claimed(folder):
-            file = folder / "plan.json"
-            if not file.exists() or file.read_text() != key:
+            path = folder / "plan.json"
+            if not path.exists() or path.read_text(encoding="utf-8") != text:
                 for old in folder.iterdir():
                     shutil.rmtree(old) if old.is_dir() else old.unlink()
-                with replacing(file) as beside:
-                    beside.write_text(key)
-            yield folder
+                with replacing(path) as temporary:
+                    temporary.write_text(text, encoding="utf-8")
+            yield
             shutil.rmtree(folder, ignore_errors=True)
     except OSError as error:
         raise cannot_write(folder, error) from error
 
 
+@dataclass(frozen=True)
+class _Mosaic:
+    """All tiles blended into one surface, in the units of the network.
+
+    Attributes:
+        store: Zarr group of the arrays ``cog.BANDS``.
+        groups: of connected tiles.
+        distance: from the training distribution, of the median tile.
+        low: lowest height.
+        outside: share of the predicted pixels outside the training distribution.
+    """
+
+    store: Path
+    groups: int
+    distance: float
+    low: float
+    outside: float
+
+
+def _make_mosaic(plan: Plan, weights: Weights, client: Any, progress: bool) -> _Mosaic:
+    """Predict all tiles, find their levels, and blend them."""
+    strips = _stage("strip", predict_strip, plan, range(len(plan.rows)), client, progress)
+    joints = _stage("joint", measure_joint, plan, range(len(plan.rows) - 1), client, progress)
+    levels, groups = find_levels(plan, strips, joints, weights)
+    store = Path(plan.folder) / "mosaic.zarr"
+    cog.scratch(store, plan.image, ROWS)
+    blocks = _stage("block", blend_block, plan, range(plan.blocks), client, progress, levels)
+    distance = float(np.median(np.concatenate([strip["distances"] for strip in strips])))
+    low = min(block["low"] for block in blocks)
+    pixels, outside = (sum(block[name] for block in blocks) for name in ("pixels", "outside"))
+    return _Mosaic(store, groups, distance, low, outside / pixels)
+
+
 def _stage(
     name: str, work: Callable, plan: Plan, numbers: Sequence[int], client: Any, progress: bool, *more: Any
 ) -> list[dict[str, Any]]:
-    """Do what is not done yet, here or on a cluster, and collect what each piece tells."""
+    """Compute the pieces that are not done yet, in this process or on a cluster, and return the results of all."""
     files = [Path(plan.folder) / f"{name}-{number:05d}.json" for number in numbers]
     missing = [number for number, file in zip(numbers, files) if not file.exists()]
     if client is None:
@@ -208,36 +249,44 @@ def _stage(
         futures = {client.submit(work, plan, number, *shared, pure=False): number for number in missing}
         done = ((futures[future], future.result()) for future in as_completed(futures))
     bar = tqdm(done, f"{name}s", len(files), initial=len(files) - len(missing), disable=not progress)
-    for number, told in bar:
-        with replacing(Path(plan.folder) / f"{name}-{number:05d}.json") as beside:
-            beside.write_text(json.dumps(told))
-    return [json.loads(file.read_text()) for file in files]
+    for number, result in bar:
+        with replacing(Path(plan.folder) / f"{name}-{number:05d}.json") as temporary:
+            temporary.write_text(json.dumps(result), encoding="utf-8")
+    return [json.loads(file.read_text(encoding="utf-8")) for file in files]
 
 
 @dataclass(frozen=True)
 class _Finish:
-    """The last step: some rows of the mosaic in meters on the Earth, (3, rows, width) float32."""
+    """The last step: rows of the mosaic in meters, with the fitted surface added, (3, rows, width) float32.
+
+    Attributes:
+        store: of the mosaic.
+        amplitude: factor on its heights.
+        unit: factor on its intervals.
+        fit: surface to add.
+    """
 
     store: str
     amplitude: float
-    factor: float
+    unit: float
     fit: Fit
 
     def __call__(self, top: int, bottom: int) -> np.ndarray:
         store = zarr.open_group(self.store, mode="r")
         elevation, interval, distance = (store[name][top:bottom] for name in cog.BANDS)
         elevation = elevation * self.amplitude + self.fit.surface(top, bottom, elevation.shape[1])
-        return np.stack([elevation, interval * self.factor, distance]).astype(np.float32)
+        return np.stack([elevation, interval * self.unit, distance]).astype(np.float32)
 
 
-def _tags(plan: Plan, members: list[Weights], first: Weights, fit: Fit, anchors: object, lowered: float) -> dict[str, str]:
-    """What the file says about itself."""
+def _tags(plan: Plan, members: list[Weights], fit: Fit, lowered: float) -> dict[str, str]:
+    """Tags of the file: how it was made, and how to read it."""
+    first, anchored = members[0], fit.table is not None
     surroundings = f" of heights about their surroundings, {plan.tile * plan.image.gsd / 1000:.3g} km"
-    told = {
+    tags = {
         "MODEL": ", ".join(str(member.card.get("name")) for member in members),
         "WEIGHTS_SHA256": ", ".join(member.sha256 for member in members),
         "TRAINING_DATA": str(first.card.get("data")), "DATE": pd.Timestamp.now("UTC").strftime("%Y-%m-%d"),
-        "HEIGHTS": "absolute" if anchors is not None or not first.relative else "relative",
+        "HEIGHTS": "absolute" if anchored or not first.relative else "relative",
         "IMAGE": Path(plan.image.path).name, "BANDS_USED": ", ".join(map(str, plan.image.bands)),
         "GROUND_SAMPLING_DISTANCE": f"{plan.image.gsd:.6g} m",
         "INTERVAL": f"{first.interval.share:.0%}" + surroundings * first.relative,
@@ -245,4 +294,4 @@ def _tags(plan: Plan, members: list[Weights], first: Weights, fit: Fit, anchors:
         "MIRRORED_FOR_SUN": {(): "no", (-2,): "up-down", (-1,): "left-right"}.get(plan.mirrored, "both ways"),
         "AREA_OR_POINT": "Area",
     }
-    return told | (fit.tags() if anchors is not None else {})
+    return tags | (fit.tags() if anchored else {})

@@ -9,7 +9,7 @@ SIZE = 16
 
 
 def chain(levels):
-    """Steps of a row of tiles that overlap their neighbors and those after the next."""
+    """Pairs and steps of a row of tiles, each of which overlaps the next two."""
     pairs = [(i, j) for i in range(len(levels)) for j in (i + 1, i + 2) if j < len(levels)]
     return np.array(pairs), np.array([levels[i] - levels[j] for i, j in pairs])
 
@@ -34,7 +34,7 @@ def test_levels_undo_what_was_added_to_each_tile(added):
     assert len(set(groups)) == 1 and abs(levels.mean()) < 1e-5 * (1 + np.ptp(added))
 
 
-def test_one_wild_overlap_moves_nothing():
+def test_one_outlier_among_the_overlaps_hardly_moves_the_levels():
     added = np.array([0.0, 30, -20, 50, 10, 5, -40, 0])
     pairs, steps = chain(added)
     steps[4] += 5000
@@ -43,7 +43,7 @@ def test_one_wild_overlap_moves_nothing():
     assert np.abs(levels + added - added.mean()).max() < 10 < np.abs(plain - plain.mean() + added - added.mean()).max()
 
 
-def test_areas_that_do_not_touch_are_told_apart():
+def test_areas_that_do_not_touch_are_separate_groups():
     levels, groups = solve_levels(5, np.array([[0, 1], [3, 4]]), np.array([10.0, -6.0]), np.ones(2))
     assert groups[0] == groups[1] != groups[2] != groups[3] == groups[4]
     assert np.allclose(levels, [-5, 5, 0, 3, -3])
@@ -54,7 +54,7 @@ def test_no_overlap_at_all_leaves_every_tile_where_it_is():
     assert not levels.any() and len(set(groups)) == 3
 
 
-def test_a_step_is_measured_on_ground_known_to_both():
+def test_a_step_is_measured_on_pixels_known_to_both():
     a, b = np.full((4, 4), 7.0), np.full((4, 4), 2.0)
     a[0], b[:, 0] = np.nan, np.nan
     assert step_between(a, b, np.ones((4, 4))) == (5.0, 9.0)
@@ -88,7 +88,7 @@ def test_a_part_of_the_mosaic_is_what_the_whole_has_there():
         assert np.array_equal(a[21:31], b)
 
 
-def test_pixels_that_no_tile_knows_are_nan():
+def test_pixels_that_no_tile_covers_are_nan():
     heights = np.ones((SIZE, SIZE))
     heights[3, 4] = np.nan
     blend = Blend(SIZE, SIZE + 1, SIZE)
