@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -92,9 +92,15 @@ def footprints(epsg: int, columns: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Squares of the grid as polygons in longitude and latitude."""
     x = (columns[:, None] + np.array([0.5, 0, 1, 1, 0])) * SIDE  # the center, then the corners
     y = (rows[:, None] + np.array([0.5, 0, 0, 1, 1])) * SIDE
-    lon, lat = to_degrees(epsg).transform(x, y)
+    lon, lat = _to_degrees(epsg).transform(x, y)
     lon -= 360 * np.round((lon - lon[:, :1]) / 360)  # on the center's side of the antimeridian, even if at 180.1
     return np.asarray(shapely.polygons(np.stack([lon, lat], -1)[:, 1:]))
+
+
+@lru_cache(maxsize=200)
+def _to_degrees(epsg: int) -> Transformer:
+    """To longitude and latitude; cached, because pyproj needs 50 ms to find the transformation of a national CRS."""
+    return to_degrees(epsg)
 
 
 def read_region(region: Region) -> shapely.Geometry:
@@ -188,7 +194,7 @@ def _meeting_in_zone(geometry: shapely.Geometry, epsg: int) -> list[Cell]:
     """The cells of a UTM zone that meet a geometry and whose own centers lie in the zone."""
     candidates = _meeting(geometry, epsg, _near_zone(geometry.bounds, epsg))
     columns, rows = np.array([(cell.column, cell.row) for cell in candidates]).reshape(-1, 2).T
-    zones = utm_epsg(*to_degrees(epsg).transform((columns + 0.5) * SIDE, (rows + 0.5) * SIDE))
+    zones = utm_epsg(*_to_degrees(epsg).transform((columns + 0.5) * SIDE, (rows + 0.5) * SIDE))
     return [cell for cell, zone in zip(candidates, zones) if zone == epsg]
 
 

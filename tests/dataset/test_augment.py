@@ -1,3 +1,5 @@
+"""Random views of a scene keep the direction of the light and the scale of relief."""
+
 import numpy as np
 import pytest
 
@@ -6,18 +8,18 @@ from sat2dem_core.errors import NoTiles
 
 
 def lit(tiles) -> np.ndarray:
-    """How each tile's brightness goes with falling to the south and to the east."""
-    found = []
+    """How each tile's brightness depends on its slopes to the south and to the east: (N, 2)."""
+    coefficients = []
     for rgb, dem in zip(tiles.rgb, tiles.dem):
         south, east = np.gradient(dem)
         terms = np.stack([np.ones(dem.size), -south.ravel(), -east.ravel()], 1)
-        found.append(np.linalg.lstsq(terms, rgb.mean(0).ravel(), rcond=None)[0][1:])
-    return np.array(found)
+        coefficients.append(np.linalg.lstsq(terms, rgb.mean(0).ravel(), rcond=None)[0][1:])
+    return np.array(coefficients)
 
 
 @pytest.fixture(scope="module")
 def sunny(make_scene):
-    """Hills that are lit from the south-east and have no color of their own."""
+    """Gray hills that are lit from the south-east."""
     scene = make_scene(200, 200).copy(deep=True)
     south, east = np.gradient(scene.dem.values, 30.0)
     shade = 128 - 150 * (0.8 * south + 0.6 * east)
@@ -30,18 +32,18 @@ def test_the_sun_stays_in_the_south_east(sunny):
     assert (south > 0).all() and (east > 0).all()
 
 
-def test_a_plain_view_of_the_scene_as_it_is_is_a_piece_of_it(sunny):
+def test_a_plain_view_is_a_piece_of_the_scene(sunny):
     tiles = views(sunny, 5, 32, 30, 30, seed=1, plain=True)
     assert tiles.rgb.shape == (5, 3, 32, 32) and tiles.dem.min() == 0 and len(set(tiles.ids)) == 5
     assert 30 < tiles.dem.max() < np.ptp(sunny.dem.values)
 
 
-def test_the_same_seed_gives_the_same_views_and_another_others(sunny):
+def test_the_same_seed_gives_the_same_views_and_another_seed_others(sunny):
     a, b, c = (views(sunny, 6, 32, 30, 90, seed=seed) for seed in (3, 3, 4))
     assert a.fingerprint() == b.fingerprint() != c.fingerprint()
 
 
-def test_relief_is_told_in_units_that_grow_with_the_pixel(sunny):
+def test_the_unit_of_relief_grows_with_the_pixel(sunny):
     assert relief_unit(30.0) == 1.0 and relief_unit(120.0, 0.5) == 2.0
     ramp = sunny.copy()
     ramp["dem"] = (("y", "x"), np.add.outer(np.arange(200.0), np.zeros(200)).astype(np.float32))

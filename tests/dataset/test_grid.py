@@ -1,11 +1,12 @@
-"""The grid of tiles: one name for one square of ground, whatever was asked for."""
+"""The grid of tiles: one name for one square of the Earth, whatever the request."""
 
 import json
+from itertools import combinations
 
 import numpy as np
 import pytest
 import shapely
-from hypothesis import assume, given
+from hypothesis import assume, given, reject
 from hypothesis import strategies as st
 from pyproj import Transformer
 
@@ -26,14 +27,16 @@ def test_a_name_is_read_back(epsg, column, row):
     assert Cell.parse(cell.id) == cell
 
 
-@pytest.mark.parametrize("name", ["", "32630", "32630_r0001_c0001", "rocky-mountain_r0064_c0128", "32630_c0001_r0001.tif"])
-def test_what_is_no_name_is_said(name):
+@pytest.mark.parametrize(
+    "name", ["", "32630", "32630_r0001_c0001", "rocky-mountain_r0064_c0128", "32630_c0001_r0001.tif"]
+)
+def test_a_name_of_another_form_is_refused(name):
     with pytest.raises(NoTiles, match="no tile of the grid: names look like"):
         Cell.parse(name)
 
 
 @given(lon=st.floats(-179.9, 179.9), lat=st.floats(-79, 83))
-def test_a_point_lies_in_its_cell_and_its_cell_is_found_again(lon, lat):
+def test_a_point_lies_in_its_cell(lon, lat):
     cell = cell_at(lon, lat, "EPSG:4326")
     x, y = Transformer.from_crs("EPSG:4326", f"EPSG:{cell.epsg}", always_xy=True).transform(lon, lat)
     assert cell.left <= x < cell.left + SIDE and cell.top - SIDE <= y < cell.top
@@ -41,7 +44,7 @@ def test_a_point_lies_in_its_cell_and_its_cell_is_found_again(lon, lat):
 
 
 @given(lon=st.floats(-170, 170), lat=st.floats(-70, 75), width=st.floats(0.05, 0.5))
-def test_the_same_ground_has_the_same_tiles_whatever_region_is_asked_for(lon, lat, width):
+def test_an_area_has_the_same_tiles_in_a_small_and_in_a_large_region(lon, lat, width):
     small, large = (lon, lat, lon + width, lat + 0.1), (lon - 0.1, lat - 0.1, lon + width + 0.1, lat + 0.2)
     assert set(cells(small)) <= set(cells(large))
 
@@ -59,35 +62,39 @@ def test_inside_a_zone_tiles_cover_the_region_without_gaps_or_overlaps(offset, l
     assume(abs(lat) > 0.3)  # not across the equator, where the northern and the southern grid meet
     lon = -3 + offset
     region = shapely.box(lon, lat, lon + 0.4, lat + 0.2)
-    found = cells(region)
-    union = shapely.unary_union([cell.footprint for cell in found])
+    tiles = cells(region)
+    union = shapely.unary_union([cell.footprint for cell in tiles])
     assert region.difference(union.buffer(1e-4)).is_empty  # sides are straight in meters, not quite in degrees
-    assert sum(cell.footprint.area for cell in found) == pytest.approx(union.area, rel=1e-3)
+    assert sum(cell.footprint.area for cell in tiles) == pytest.approx(union.area, rel=1e-3)
 
 
 def test_neighbors_are_mutual_and_touch():
     cell = Cell(32630, 57, 574)
-    around = cell.neighbors()
-    assert len(set(around)) == 8 and all(cell in other.neighbors() for other in around)
-    assert all(other.geobox.extent.geom.touches(cell.geobox.extent.geom) for other in around)
+    neighbors = cell.neighbors()
+    assert len(set(neighbors)) == 8 and all(cell in other.neighbors() for other in neighbors)
+    assert all(other.geobox.extent.geom.touches(cell.geobox.extent.geom) for other in neighbors)
 
 
 def test_overlaps_are_what_the_squares_share_across_zones(border):
-    found = set(overlaps(border))
+    pairs = set(overlaps(border))
     assert {cell.epsg for cell in border} == {32629, 32630}
-    assert found == {
-        (a, b) for a in range(len(border)) for b in range(a + 1, len(border))
+    assert pairs == {
+        (a, b) for a, b in combinations(range(len(border)), 2)
         if border[a].epsg != border[b].epsg and border[a].footprint.intersects(border[b].footprint)
     }
-    assert any(border[a].footprint.intersection(border[b].footprint).area > 0.1 * border[a].footprint.area for a, b in found)
+    shares = [border[a].footprint.intersection(border[b].footprint).area / border[a].footprint.area for a, b in pairs]
+    assert max(shares) > 0.1
 
 
 @given(seed=st.integers(0, 1000), block=st.integers(1, 3))
 def test_a_split_loses_no_tile_and_puts_no_pixel_into_two_parts(border, seed, block):
-    parts = block_split(border, seed, block)
+    try:
+        parts = block_split(border, seed, block)
+    except NoTiles:  # some seeds leave a part empty, because there are few blocks
+        reject()
     assert sorted(sum(parts, [])) == list(range(len(border))) and all(part == sorted(part) for part in parts)
-    of = {number: place for place, part in enumerate(parts) for number in part}
-    assert all(of[a] == of[b] for a, b in overlaps(border))
+    part_of = {number: part for part, numbers in enumerate(parts) for number in numbers}
+    assert all(part_of[a] == part_of[b] for a, b in overlaps(border))
     assert parts == block_split(border, seed, block)
 
 
@@ -113,13 +120,14 @@ def test_too_few_blocks_for_three_parts():
 
 @pytest.mark.parametrize("crs", ["EPSG:3035", "EPSG:32630"])
 def test_one_crs_for_all(crs):
-    found = cells(BORDER, crs)
-    assert {f"EPSG:{cell.epsg}" for cell in found} == {crs} and not overlaps(found)
-    union = shapely.unary_union([cell.footprint for cell in found])
+    tiles = cells(BORDER, crs)
+    assert {f"EPSG:{cell.epsg}" for cell in tiles} == {crs} and not overlaps(tiles)
+    union = shapely.unary_union([cell.footprint for cell in tiles])
     assert shapely.box(*BORDER).difference(union.buffer(1e-4)).is_empty
 
 
-@pytest.mark.parametrize("crs", ["EPSG:32618", "EPSG:3851"])  # New York's and New Zealand's, whose area crosses 180 degrees
+# New York's, and New Zealand's, whose area crosses 180 degrees.
+@pytest.mark.parametrize("crs", ["EPSG:32618", "EPSG:3851"])
 def test_a_crs_made_for_another_part_of_the_earth(crs):
     with pytest.raises(InvalidRegion, match=f"'{crs}' .* is made for longitudes .* the region .* is far from there"):
         cells(BORDER, crs)
@@ -130,28 +138,29 @@ def test_a_crs_may_be_used_some_degrees_beyond_its_area():
     assert cells((-177, -44.2, -176, -43.7), "EPSG:3851")  # the Chatham Islands, beyond the antimeridian
 
 
-@pytest.mark.parametrize(("crs", "said"), [
+@pytest.mark.parametrize(("crs", "message"), [
     ("EPSG:4326", r"EPSG:4326' \(WGS 84\) is no projection in meters"), ("EPSG:2225", "no projection in meters"),
-    ("EPSG:999999", "is unknown"), ("nonsense", "is unknown"), ("+proj=laea +lat_0=52 +lon_0=10 +units=m", "with an EPSG code"),
+    ("EPSG:999999", "is unknown"), ("nonsense", "is unknown"),
+    ("+proj=laea +lat_0=52 +lon_0=10 +units=m", "with an EPSG code"),
 ])
-def test_a_crs_that_no_grid_can_have(crs, said):
-    with pytest.raises(InvalidRegion, match=said):
+def test_a_crs_that_no_grid_can_have(crs, message):
+    with pytest.raises(InvalidRegion, match=message):
         cells(BORDER, crs)
 
 
-@pytest.mark.parametrize(("region", "said"), [
+@pytest.mark.parametrize(("region", "message"), [
     ((179, -17, -179, -16), "crosses the antimeridian: request each side of it, 179 to 180 and -180 to -179"),
     ((1, 2, 1, 3), "has no area"), ((1, 3, 2, 2), "has no area: give west, south, east, north"),
     ((float("nan"), 2, 3, 4), "has no area"), (shapely.Point(1, 2), "has no area"), (shapely.Polygon(), "has no area"),
     ((179, 2, 181, 3), "longitudes of -180 to 180"), ((0, -85, 1, -84), "latitudes of -80 to 84"),
     ((400_000, 4_400_000, 410_000, 4_410_000), "in degrees"),
 ])
-def test_impossible_regions(region, said):
-    with pytest.raises(InvalidRegion, match=said):
+def test_impossible_regions(region, message):
+    with pytest.raises(InvalidRegion, match=message):
         cells(region)
 
 
-def test_both_sides_of_the_antimeridian_can_be_asked_for():
+def test_both_sides_of_the_antimeridian_can_be_requested():
     west, east = cells((179.9, -17, 180, -16.9)), cells((-180, -17, -179.9, -16.9))
     assert {cell.epsg for cell in west} == {32760} and {cell.epsg for cell in east} == {32701}
     assert cells((179.99, 10, 180, 10.01)), "the last tile before it"
@@ -165,19 +174,20 @@ def test_a_region_between_the_tiles_of_two_zones_is_refused():
 
 @given(lon=st.floats(-170, 170))
 def test_across_the_equator_each_tile_is_in_the_hemisphere_of_its_center(lon):
-    found = cells((lon, -0.2, lon + 0.3, 0.2))
-    assert {cell.epsg // 100 for cell in found} == {326, 327}
-    for cell in found:
+    tiles = cells((lon, -0.2, lon + 0.3, 0.2))
+    assert {cell.epsg // 100 for cell in tiles} == {326, 327}
+    for cell in tiles:
         assert (cell.footprint.centroid.y > 0) == (cell.epsg < 32700)
 
 
 def test_regions_from_geojson(tmp_path):
     squares = [shapely.box(-3.5, 40, -3.4, 40.1), shapely.box(-3.2, 40, -3.1, 40.1)]
-    features = [{"type": "Feature", "properties": {}, "geometry": json.loads(shapely.to_geojson(square))} for square in squares]
+    geometries = [json.loads(shapely.to_geojson(square)) for square in squares]
+    features = [{"type": "Feature", "properties": {}, "geometry": geometry} for geometry in geometries]
     path = tmp_path / "two.geojson"
-    path.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+    path.write_text(json.dumps({"type": "FeatureCollection", "features": features}), encoding="utf-8")
     assert set(cells(path)) == set(cells(squares[0])) | set(cells(squares[1]))
-    path.write_text(shapely.to_geojson(squares[0]))
+    path.write_text(shapely.to_geojson(squares[0]), encoding="utf-8")
     assert cells(path) == cells((-3.5, 40, -3.4, 40.1))
 
 
@@ -185,13 +195,14 @@ def test_regions_from_geojson(tmp_path):
 def test_a_file_that_is_no_geojson(tmp_path, content):
     path = tmp_path / "region.geojson"
     if content is not None:
-        path.write_text(content)
+        path.write_text(content, encoding="utf-8")
     with pytest.raises(InvalidRegion, match=r"region.geojson cannot be read as GeoJSON"):
         read_region(path)
 
 
 def test_a_concave_region_leaves_out_what_it_does_not_touch():
-    ring = shapely.box(-3.6, 40, -3, 40.6).difference(shapely.box(-3.45, 40.15, -3.15, 40.45))
-    inside = [cell for cell in cells((-3.6, 40, -3, 40.6)) if shapely.box(-3.45, 40.15, -3.15, 40.45).contains(cell.footprint)]
+    hole = shapely.box(-3.45, 40.15, -3.15, 40.45)
+    ring = shapely.box(-3.6, 40, -3, 40.6).difference(hole)
+    inside = [cell for cell in cells((-3.6, 40, -3, 40.6)) if hole.contains(cell.footprint)]
     assert inside and not set(inside) & set(cells(ring))
     assert np.all([ring.intersects(cell.footprint) for cell in cells(ring)])

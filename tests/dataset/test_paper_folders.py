@@ -22,20 +22,22 @@ SIZE = (PIXELS, PIXELS)
 
 
 def make(number: int) -> xr.Dataset:
-    """A tile that is all of one elevation and gray, both telling its number; the second has a hole."""
+    """A tile of one elevation and one gray, both given by its number; number 1 has a hole."""
     dem = np.full(SIZE, 100.0 * number, np.float32)
     if number == 1:
         dem[:9] = np.nan
     cell = Cell(32630, 60 + number, 570)
-    scene = xr.Dataset({"rgb": (("band", "y", "x"), np.full((3, *SIZE), number, np.uint8)), "dem": (("y", "x"), dem)})
+    rgb = np.full((3, *SIZE), number, np.uint8)
+    scene = xr.Dataset({"rgb": (("band", "y", "x"), rgb), "dem": (("y", "x"), dem)})
     scene.attrs = {"crs": "EPSG:32630", "left": cell.left, "top": cell.top, "nodata_share": float(np.isnan(dem).mean())}
     return scene
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
+    path = tmp_path_factory.mktemp("made") / "made.zarr"
     jobs = {Cell(32630, 60 + number, 570).id: number for number in range(12)}
-    return assemble(tmp_path_factory.mktemp("made") / "made.zarr", jobs, make, {}, {"sensor": "landsat"}, progress=False)
+    return assemble(path, jobs, make, {}, {"sensor": "landsat"}, progress=False)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +55,7 @@ def take(folder, **options):
     return import_folders(folder, folder.parent / "taken.zarr", "landsat", progress=False, **options)
 
 
-def test_out_and_in_again_nothing_has_changed(store, folder):
+def test_a_store_that_is_exported_and_imported_is_the_same(store, folder):
     before, after = open_store(store), open_store(take(folder, license="cc-by-4.0"))
     assert list(before.tile.values) == list(after.tile.values) and after.attrs["license"] == "cc-by-4.0"
     for name in ("rgb", "dem", "crs", "left", "top", "nodata_share"):
@@ -61,7 +63,8 @@ def test_out_and_in_again_nothing_has_changed(store, folder):
 
 
 def test_the_layout_is_the_papers(folder):
-    assert sorted(path.name for path in folder.iterdir()) == ["landsat_images", "normalized_dem", "original_dem", "tiles.csv"]
+    names = sorted(path.name for path in folder.iterdir())
+    assert names == ["landsat_images", "normalized_dem", "original_dem", "tiles.csv"]
     with rasterio.open(folder / "original_dem/original_DEM_cell_3.tif") as file:
         assert (file.dtypes[0], file.shape, file.crs, file.res) == ("float32", SIZE, "EPSG:32630", (30, 30))
     with rasterio.open(folder / "normalized_dem/normalized_DEM_cell_11.tif") as file:
@@ -82,8 +85,8 @@ def test_pairs_are_made_by_number_never_by_position(folder):
 
 
 def test_nan_stays_nan(folder):
-    taken = open_store(take(folder))
-    assert np.isnan(taken.dem[1, :9]).all() and not np.isnan(taken.dem[1, 9:]).any() and not np.isnan(taken.dem[2]).any()
+    nodata = np.isnan(open_store(take(folder)).dem)
+    assert nodata[1, :9].all() and not nodata[1, 9:].any() and not nodata[2].any()
 
 
 def test_a_declared_nodata_value_becomes_nan(folder):
@@ -96,27 +99,29 @@ def test_a_declared_nodata_value_becomes_nan(folder):
     assert np.isnan(open_store(take(folder)).dem[2, 0, 0])
 
 
-@pytest.mark.parametrize(("missing", "said"), [
+@pytest.mark.parametrize(("missing", "message"), [
     ("original_dem/original_DEM_cell_4.tif", r"1 files have no DEM of their number \(landsat_cell_4.tif"),
     ("landsat_images/landsat_cell_4.tif", r"1 files have no image of their number \(original_DEM_cell_4.tif"),
 ])
-def test_what_has_no_partner_is_named(folder, missing, said):
+def test_a_file_without_a_partner_is_named(folder, missing, message):
     (folder / missing).unlink()
-    with pytest.raises(DamagedStore, match=said):
+    with pytest.raises(DamagedStore, match=message):
         take(folder)
     assert not (folder.parent / "taken.zarr").exists()
 
 
 def test_a_number_that_occurs_twice_is_named(folder):
     (folder / "more").mkdir()
-    shutil.copy(folder / "original_dem/original_DEM_cell_4.tif", folder / "more")
-    with pytest.raises(DamagedStore, match="original_DEM_cell_4.tif and .*original_DEM_cell_4.tif have the same number"):
+    name = "original_DEM_cell_4.tif"
+    shutil.copy(folder / "original_dem" / name, folder / "more")
+    with pytest.raises(DamagedStore, match=f"{name} and .*{name} have the same number"):
         take(folder)
 
 
-def test_a_tile_that_is_named_twice_is_said(folder):
+def test_two_tiles_of_one_name_are_refused(folder):
     table = folder / "tiles.csv"
-    table.write_text(table.read_text().replace("32630_c0064_r0570", "32630_c0065_r0570"))
+    text = table.read_text(encoding="utf-8").replace("32630_c0064_r0570", "32630_c0065_r0570")
+    table.write_text(text, encoding="utf-8")
     with pytest.raises(DamagedStore, match="tiles.csv names a tile twice"):
         take(folder)
 
@@ -130,19 +135,20 @@ def test_a_file_without_a_number_is_named(folder):
 def rewrite(path, values):
     with rasterio.open(path) as file:
         profile = file.profile
-    profile |= {"count": len(values), "height": values.shape[1], "width": values.shape[2], "dtype": values.dtype, "nodata": None}
+    count, height, width = values.shape
+    profile |= {"count": count, "height": height, "width": width, "dtype": values.dtype, "nodata": None}
     with rasterio.open(path, "w", **profile) as file:
         file.write(values)
 
 
-@pytest.mark.parametrize(("name", "values", "said"), [
-    ("original_dem/original_DEM_cell_4.tif", np.zeros((1, 128, 128), np.float32), r"has shape \(1, 128, 128\), not \(1, 256, 256\)"),
-    ("landsat_images/landsat_cell_4.tif", np.zeros((4, *SIZE), np.uint8), r"has shape \(4, 256, 256\), not \(3, 256, 256\)"),
-    ("landsat_images/landsat_cell_4.tif", np.zeros((3, *SIZE), np.uint16), "holds uint16, not uint8"),
+@pytest.mark.parametrize(("name", "shape", "dtype", "message"), [
+    ("original_dem/original_DEM_cell_4.tif", (1, 128, 128), "float32", r"shape \(1, 128, 128\), not \(1, 256, 256\)"),
+    ("landsat_images/landsat_cell_4.tif", (4, 256, 256), "uint8", r"shape \(4, 256, 256\), not \(3, 256, 256\)"),
+    ("landsat_images/landsat_cell_4.tif", (3, 256, 256), "uint16", "uint16, not uint8"),
 ])
-def test_what_is_no_tile_of_this_layout_is_said(folder, name, values, said):
-    rewrite(folder / name, values)
-    with pytest.raises(DamagedStore, match=f"cell_4.tif {said}"):
+def test_a_file_that_is_no_tile_of_this_layout_is_refused(folder, name, shape, dtype, message):
+    rewrite(folder / name, np.zeros(shape, dtype))
+    with pytest.raises(DamagedStore, match=f"cell_4.tif (has|holds) {message}"):
         take(folder)
 
 
@@ -157,27 +163,28 @@ def test_a_damaged_file_is_named_and_the_rest_is_kept_for_the_next_try(folder):
 
 
 def test_an_empty_folder_and_a_wrong_sensor(tmp_path, folder):
-    with pytest.raises(DamagedStore, match="holds 12 original_DEM_cell_<i>.tif and 0 images in a folder named sentinel_images"):
+    message = "holds 12 original_DEM_cell_<i>.tif and 0 images in a folder named sentinel_images"
+    with pytest.raises(DamagedStore, match=message):
         import_folders(folder, tmp_path / "a.zarr", "sentinel-2")
     with pytest.raises(UnknownName, match="sentinel-2, landsat"):
         import_folders(folder, tmp_path / "a.zarr", "modis")
 
 
-def test_hidden_files_as_a_mac_adds_them_are_passed_over(folder):
+def test_hidden_files_as_macos_adds_them_are_ignored(folder):
     (folder / "__MACOSX/landsat_images").mkdir(parents=True)
     (folder / "__MACOSX/landsat_images/._landsat_cell_4.tif").write_bytes(b"of the Finder")
     assert open_store(take(folder)).sizes["tile"] == 12
 
 
 @pytest.mark.parametrize("line", ["3", "3,a,b", ""])
-def test_a_list_of_names_that_is_none_is_said(folder, line):
-    (folder / "tiles.csv").write_text(f"number,tile\n{line}\n")
+def test_a_damaged_list_of_names_is_refused(folder, line):
+    (folder / "tiles.csv").write_text(f"number,tile\n{line}\n", encoding="utf-8")
     with pytest.raises(DamagedStore, match="tiles.csv does not list a number and a name in each line"):
         take(folder)
 
 
 def test_tiles_without_elevation_do_not_spoil_the_normalization_of_others(tmp_path):
-    """All of a chunk of the store, as over open sea."""
+    """As over open sea, where a whole chunk of the store has none."""
     names = {Cell(32630, number, 570).id: number for number in range(CHUNK + 2)}
 
     def sea(number: int) -> xr.Dataset:
@@ -193,8 +200,8 @@ def test_tiles_without_elevation_do_not_spoil_the_normalization_of_others(tmp_pa
 
 @pytest.mark.parametrize("size", [0, 300])
 def test_a_full_disk_while_exporting_is_one_sentence_and_leaves_nothing(store, tmp_path, size, full_disk):
-    """The GeoTIFF library alone writes part of a file and says nothing."""
-    with full_disk(size) as reason, pytest.raises(CannotWrite, match=rf"cannot write .*folders \({reason}\).*make room"):
+    """The GeoTIFF library alone writes part of a file and raises nothing."""
+    with full_disk(size) as reason, pytest.raises(CannotWrite, match=rf"write .*folders \({reason}\).*make room"):
         export_folders(store, tmp_path / "folders")
     assert not list(tmp_path.iterdir())
 

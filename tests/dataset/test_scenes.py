@@ -56,16 +56,16 @@ def test_image_and_dem_of_one_grid_are_taken_as_they_are(image, dem, picture, sl
 
 
 @pytest.mark.parametrize("crs", ["EPSG:4326", "EPSG:3857", "EPSG:32612"])
-def test_dem_of_another_crs_comes_to_the_same_ground(write_raster, image, slope, crs):
+def test_dem_of_another_crs_is_resampled_to_the_same_places(write_raster, image, slope, crs):
     bounds = (WEST - 300, NORTH - 70 * 30, WEST + 90 * 30, NORTH + 300)
     rows, columns = np.mgrid[-10:70, -10:90]
     wide = (1000 + 2 * rows + 2 * columns).astype(np.float32)
-    here = from_origin(WEST - 300, NORTH + 300, 30, 30)
-    there, width, height = calculate_default_transform("EPSG:32613", crs, 100, 80, *bounds)
-    elsewhere = np.full((height, width), -9999, np.float32)
-    reproject(wide, elsewhere, src_transform=here, src_crs="EPSG:32613", dst_transform=there, dst_crs=crs,
+    utm = from_origin(WEST - 300, NORTH + 300, 30, 30)
+    transform, width, height = calculate_default_transform("EPSG:32613", crs, 100, 80, *bounds)
+    reprojected = np.full((height, width), -9999, np.float32)
+    reproject(wide, reprojected, src_transform=utm, src_crs="EPSG:32613", dst_transform=transform, dst_crs=crs,
               dst_nodata=-9999, resampling=Resampling.cubic)
-    scene = open_pair(image, write_raster("dem.tif", elsewhere, crs, there, nodata=-9999))
+    scene = open_pair(image, write_raster("dem.tif", reprojected, crs, transform, nodata=-9999))
     assert scene.rio.crs == "EPSG:32613"
     assert scene.dem.shape == (64, 80)
     assert abs(scene.dem - slope).max() < 1.0  # a pixel to the side is worth 2 m
@@ -108,7 +108,7 @@ def test_declared_nodata_becomes_nan_and_spoils_no_neighbor(write_raster, image,
     np.testing.assert_allclose(scene.dem.values[~hole], slope[~hole], atol=1)
 
 
-def test_nodata_that_is_not_declared_is_refused_until_it_is_told(write_raster, image, slope):
+def test_undeclared_nodata_is_refused_until_the_user_names_it(write_raster, image, slope):
     slope[:5] = -9999
     path = write_raster("dem.tif", slope)
     with pytest.raises(NoElevation, match=r"dem\.tif holds values from -9999 to .* give it as dem_nodata"):
@@ -123,9 +123,9 @@ def test_alpha_band_masks_the_elevation(write_raster, picture, dem):
     image = write_raster("image.tif", np.concatenate([picture, alpha]), photometric="RGB", alpha="yes")
     scene = open_pair(image, dem)
     assert scene.sizes["band"] == 3
-    unseen = np.zeros((64, 80), bool)
-    unseen[30:40, 30:40] = True
-    np.testing.assert_array_equal(scene.dem.isnull(), unseen)
+    transparent = np.zeros((64, 80), bool)
+    transparent[30:40, 30:40] = True
+    np.testing.assert_array_equal(scene.dem.isnull(), transparent)
 
 
 def test_fourth_band_that_is_not_alpha_is_refused(write_raster, picture, dem):
@@ -139,7 +139,7 @@ def test_fourth_band_that_is_not_alpha_is_refused(write_raster, picture, dem):
 
 def test_declared_image_nodata_masks_where_every_band_has_it(write_raster, picture, dem):
     picture[:, 5, 5] = 0
-    picture[0, 9, 9] = 0  # a pixel without red, but seen
+    picture[0, 9, 9] = 0  # a pixel without red, but with green and blue
     image = write_raster("image.tif", picture, nodata=0)
     missing = open_pair(image, dem).dem.isnull()
     assert missing[5, 5] and missing.sum() == 1
@@ -166,7 +166,7 @@ def test_16_bit_image_with_nodata_is_stretched(write_raster, picture, dem):
 
 
 @pytest.mark.parametrize("dtype", ["uint16", "float32", "int8"])
-def test_image_that_is_not_uint8_asks_for_a_stretch_and_tells_its_range(write_raster, picture, dem, dtype):
+def test_image_that_is_not_uint8_needs_a_stretch_and_the_message_gives_its_range(write_raster, picture, dem, dtype):
     image = write_raster("image.tif", (picture // 4).astype(dtype))
     with pytest.raises(UnsupportedImagery, match=rf"image\.tif holds {dtype}, from 0 to 63, .*stretch=\(low, high\)"):
         open_pair(image, dem)
@@ -235,7 +235,7 @@ def test_rotated_raster_is_refused(write_raster, picture, dem):
 @pytest.mark.parametrize(
     ("crs", "corner"), [("EPSG:32613", (WEST + 80 * 30, NORTH)), ("EPSG:4326", (12.5, 41.9)), ("EPSG:3031", (0, 0))],
 )
-def test_image_and_dem_of_different_ground_are_both_named(write_raster, image, slope, crs, corner):
+def test_image_and_dem_that_do_not_overlap_are_both_named(write_raster, image, slope, crs, corner):
     size = 1e-4 if crs == "EPSG:4326" else 30
     far = write_raster("far.tif", slope, crs, from_origin(*corner, size, size))
     with pytest.raises(NoOverlap, match=r"image\.tif and .*far\.tif do not overlap: .* of the same place"):
@@ -261,10 +261,10 @@ def test_dem_of_several_bands_is_refused(write_raster, image, picture):
 
 @pytest.mark.parametrize("crs", ["EPSG:32613", "EPSG:3857", "EPSG:2232"])
 def test_ground_sampling_distance_is_in_meters_on_the_ground(write_raster, picture, slope, crs):
-    """Web Mercator stretches the ground by 1 / cos(latitude); EPSG:2232 counts in feet."""
+    """Web Mercator enlarges distances by 1 / cos(latitude); EPSG:2232 is in feet."""
     left, _, _, top = transform_bounds("EPSG:32613", crs, WEST, NORTH - 1920, WEST + 2400, NORTH)
-    where = from_origin(left, top, 30, 30)
-    scene = open_pair(write_raster("i.tif", picture, crs, where), write_raster("d.tif", slope, crs, where))
+    transform = from_origin(left, top, 30, 30)
+    scene = open_pair(write_raster("i.tif", picture, crs, transform), write_raster("d.tif", slope, crs, transform))
     meters = {"EPSG:32613": 30, "EPSG:3857": 30 * np.cos(np.radians(40.46)), "EPSG:2232": 30 * 0.3048}[crs]
     assert ground_sampling_distance(scene) == pytest.approx((meters, meters), rel=0.005)
 
@@ -272,7 +272,7 @@ def test_ground_sampling_distance_is_in_meters_on_the_ground(write_raster, pictu
 @pytest.mark.parametrize(
     ("name", "lowest", "highest"), [("glo30/Rome-30m-DEM.tif", -50, 1500), ("glo30/glo_merged.tif", 1749, 2087)],
 )
-def test_real_glo30_comes_onto_an_image_of_its_ground(shared, write_raster, name, lowest, highest):
+def test_real_glo30_is_resampled_onto_an_image(shared, write_raster, name, lowest, highest):
     path = shared / "data" / name
     with rasterio.open(path) as file:
         left, bottom, right, top = file.bounds

@@ -1,6 +1,8 @@
 """Stores: read by plain xarray, split, trained on."""
 
 import json
+from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -21,43 +23,48 @@ from sat2dem_core.training.checkpoints import load_checkpoint
 from sat2dem_core.training.trainer import train
 
 
+def collect(path: Path, count: int, make: Callable[[int], xr.Dataset] = made_up) -> Path:
+    """A store of tiles that were made elsewhere: their names are no cells of the grid."""
+    jobs = {f"cell_{number:05d}": number for number in range(count)}
+    return assemble(path, jobs, make, {}, {}, progress=False)
+
+
 def test_a_store_is_read_by_plain_xarray(built):
     with xr.open_zarr(built) as dataset:
         assert dataset.rgb.dims == ("tile", "band", "y", "x") and dataset.rgb.dtype == np.uint8
         assert dataset.dem.dims == ("tile", "y", "x") and dataset.dem.dtype == np.float32
         assert sorted(dataset.tile.values) == sorted(cell.id for cell in BORDER)
-        names = {"crs", "left", "top", "acquisitions", "dates", "cloud_share", "nodata_share", "sea_share", "license", "overlaps"}
-        assert names <= set(dataset.coords)
+        provenance = {"acquisitions", "dates", "cloud_share", "nodata_share", "sea_share", "license", "overlaps"}
+        assert {"crs", "left", "top"} | provenance <= set(dataset.coords)
         assert "S2A_32630_20230701" in dataset.acquisitions.values[-1] and "2023-07-01" in dataset.dates.values[0]
 
 
 def test_a_store_of_another_version_is_refused(tmp_path):
-    jobs = {square(0).id: 0}
-    store = assemble(tmp_path / "old.zarr", jobs, made_up, {}, {}, progress=False)
+    store = collect(tmp_path / "old.zarr", 1)
     for name in (".zattrs", ".zmetadata"):
-        content = json.loads((store / name).read_text())
+        content = json.loads((store / name).read_text(encoding="utf-8"))
         content.get("metadata", {".zattrs": content})[".zattrs"]["sat2dem_version"] = 0
-        (store / name).write_text(json.dumps(content))
+        (store / name).write_text(json.dumps(content), encoding="utf-8")
     with pytest.raises(DamagedStore, match="layout 0, and this program reads layout 1: build or import it again"):
         open_store(store)
 
 
-@pytest.mark.parametrize(("prepare_path", "said"), [
+@pytest.mark.parametrize(("prepare_path", "message"), [
     (lambda path: None, "does not exist"), (lambda path: path.mkdir(), "is no Zarr store"),
     (lambda path: zarr.open_group(path, mode="w", zarr_format=2), "layout unknown|is no Zarr store"),
 ])
-def test_what_is_no_store_is_said(tmp_path, prepare_path, said):
+def test_a_path_that_is_no_store_is_refused(tmp_path, prepare_path, message):
     prepare_path(tmp_path / "x.zarr")
-    with pytest.raises(DamagedStore, match=said):
+    with pytest.raises(DamagedStore, match=message):
         open_store(tmp_path / "x.zarr")
 
 
 def test_read_tiles_in_any_order(many):
     tiles = read_tiles(many, [40, 3, 17])
     assert tiles.ids == tuple(open_store(many).tile.values[[40, 3, 17]])
-    for place, number in enumerate([40, 3, 17]):
-        np.testing.assert_array_equal(tiles.rgb[place], made_up(number).rgb)
-        np.testing.assert_array_equal(tiles.dem[place], made_up(number).dem)
+    for rgb, dem, number in zip(tiles.rgb, tiles.dem, [40, 3, 17]):
+        np.testing.assert_array_equal(rgb, made_up(number).rgb)
+        np.testing.assert_array_equal(dem, made_up(number).dem)
     assert tiles.gsd == (30, 30) and len(read_tiles(many)) == 64
 
 
@@ -72,25 +79,25 @@ def test_parts_share_no_tile_and_lose_none(many, split):
 
 
 def test_tiles_made_elsewhere_are_split_by_where_they_lie(tmp_path, many):
-    jobs = {f"cell_{number:05d}": number for number in range(64)}
-    store = assemble(tmp_path / "elsewhere.zarr", jobs, made_up, {}, {}, progress=False)
+    store = collect(tmp_path / "elsewhere.zarr", 64)
     names = {f"cell_{number:05d}": square(number).id for number in range(64)}
-    assert [{names[name] for name in part.ids} for part in read_parts(store)] == [set(part.ids) for part in read_parts(many)]
+    for part, expected in zip(read_parts(store), read_parts(many)):
+        assert {names[name] for name in part.ids} == set(expected.ids)
 
 
-def test_tiles_that_lie_nowhere_can_only_be_shuffled(tmp_path):
+def test_tiles_without_a_crs_can_only_be_shuffled(tmp_path):
     def make(number):
         scene = made_up(number)
         scene.attrs["crs"] = ""
         return scene
 
-    store = assemble(tmp_path / "nowhere.zarr", {f"cell_{number:05d}": number for number in range(8)}, make, {}, {}, progress=False)
+    store = collect(tmp_path / "nowhere.zarr", 8, make)
     with pytest.raises(DamagedStore, match="8 tiles .* do not say where they lie.*split='paper'"):
         read_parts(store)
     assert sum(map(len, read_parts(store, "paper"))) == 8
 
 
-def test_tiles_without_any_pair_are_left_out_with_a_word(tmp_path):
+def test_tiles_without_any_pair_are_left_out_with_a_warning(tmp_path):
     def make(number):
         scene = made_up(number)
         if number == 3:
@@ -98,7 +105,7 @@ def test_tiles_without_any_pair_are_left_out_with_a_word(tmp_path):
             scene.attrs["nodata_share"] = 1.0
         return scene
 
-    store = assemble(tmp_path / "holes.zarr", {f"cell_{number:05d}": number for number in range(20)}, make, {}, {}, progress=False)
+    store = collect(tmp_path / "holes.zarr", 20, make)
     with pytest.warns(UserWarning, match="1 of 20 tiles hold no pair"):
         parts = read_parts(store, "paper")
     assert sum(map(len, parts)) == 19 and not any("cell_00003" in part.ids for part in parts)
@@ -131,11 +138,10 @@ def test_tiles_lie_on_the_grid(built):
 
 
 
-
-def test_tiles_know_where_they_lie_to_each_other_whichever_are_read(many):
+def test_corners_do_not_depend_on_which_tiles_are_read(many):
     whole, corner = read_tiles(many), read_tiles(many).corners[0]
     rows, columns = (whole.corners - corner).T
     number = np.arange(64)
-    np.testing.assert_allclose(columns, PIXELS * (number % 8), atol=12)  # a degree is not everywhere as long
+    np.testing.assert_allclose(columns, PIXELS * (number % 8), atol=12)  # a degree does not have one length everywhere
     np.testing.assert_allclose(rows, -PIXELS * (number // 8), atol=12)
     assert (read_tiles(many, [5, 40]).corners == whole.corners[[5, 40]]).all()
