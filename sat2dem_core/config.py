@@ -67,7 +67,7 @@ class Config:
     accumulate: int = setting(
         1,
         help="number of parts that a batch is computed in, one after the other, if it does not fit into memory; the "
-        "update is the same up to rounding, except with the batch norms of the original CBAM and GAM",
+        "update is the same up to rounding, except for dropout and the batch norms of the original CBAM and GAM",
     )
     schedule: str = setting(
         "cosine", choices=("plateau", "cosine"),
