@@ -88,7 +88,7 @@ def assemble(
             :func:`sat2dem_core.dataset.stac.tile` does.
         request: what the tiles are made from; it distinguishes one store from another.
         attrs: of the store; ``overlaps`` among them becomes a column of the tiles.
-        before: called once, if any tile is missing.
+        before: called once, unless the store exists.
 
     Raises:
         DamagedStore: the path holds a store or a part of another request.
@@ -133,7 +133,7 @@ def _stage(part: Path, name: str, make: Callable[[Any], xr.Dataset], job: Any) -
     """Make one tile and write it into the part folder; returns the error of a tile that cannot be made."""
     try:
         scene = make(job)
-    except Sat2DEMError as error:  # returned, not raised: dask would log a traceback besides the one sentence
+    except Sat2DEMError as error:  # returned, not raised: dask would log a traceback
         return error
     record = np.frombuffer(json.dumps(scene.attrs, sort_keys=True).encode(), np.uint8)
     with replacing(part / f"{name}.npz") as temporary, open(temporary, "wb") as file:

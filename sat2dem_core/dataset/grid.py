@@ -26,7 +26,7 @@ from sat2dem_core.rasters.grids import to_degrees, utm_epsg
 if TYPE_CHECKING:
     from odc.geo.geobox import GeoBox
 
-PIXELS, RESOLUTION = 256, 30.0  # px, meters: the paper's
+PIXELS, RESOLUTION = 256, 30.0  # px, meters: as in the paper
 SIDE = PIXELS * RESOLUTION  # meters
 MAX_DISTANCE = 10  # degrees outside the area of use of a CRS; projections tend to infinity far outside
 
@@ -72,7 +72,7 @@ class Cell:
     @property
     def geobox(self) -> "GeoBox":
         """The pixels: shape, transform and CRS."""
-        from odc.geo.geobox import GeoBox  # a quarter of a second, which reading a store need not take
+        from odc.geo.geobox import GeoBox  # its import takes a quarter of a second; reading a store can do without
 
         box = (self.left, self.top - SIDE, self.left + SIDE, self.top)
         return GeoBox.from_bbox(box, f"EPSG:{self.epsg}", shape=(PIXELS, PIXELS))
@@ -230,7 +230,7 @@ def block_split(
     Raises:
         NoTiles: there are too few blocks for three parts.
     """
-    from scipy.sparse import coo_array  # half a second, which reading a store need not take
+    from scipy.sparse import coo_array  # half a second to import, as above
     from scipy.sparse.csgraph import connected_components
 
     pairs = np.array(overlaps(tiles)).reshape(-1, 2).T
@@ -245,10 +245,10 @@ def block_split(
 
 
 def _utm_zones(bounds: Bounds) -> list[int]:
-    # A square whose center lies in the next zone may reach over the border: one zone more on each side.
+    """The zones that bounds lie in, and one more on each side, whose squares may reach over the border."""
     west, south, east, north = bounds
     lons = np.arange(max(math.floor((west + 180) / 6) - 1, 0), min(math.floor((east + 180) / 6) + 1, 59) + 1) * 6 - 177
-    lats = [lat for lat, there in ((-1, south < 0.1), (1, north > -0.1)) if there]
+    lats = [lat for lat, meets in ((-1, south < 0.1), (1, north > -0.1)) if meets]
     return sorted({int(utm_epsg(lon, lat)) for lon in lons for lat in lats})
 
 

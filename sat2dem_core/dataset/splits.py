@@ -1,6 +1,6 @@
 """Splits into training, validation and test: by area, by blocks of tiles, or shuffled as in the paper.
 
-By area, divide first and cut then: :func:`divide` splits a scene into regions with a gap between them, and
+By area, divide first, then cut: :func:`divide` splits a scene into regions with a gap between them, and
 :func:`sat2dem_core.dataset.tiles.cut` makes tiles of each, so that no tile of one region touches a tile of another,
 however densely tiles overlap within a region. :func:`split_groups` keeps the tiles of a block together. The paper
 shuffles single tiles (:func:`paper_split`), which puts neighbors on both sides of the split.
@@ -78,11 +78,12 @@ def split_groups(
     Raises:
         NoTiles: there are too few groups for three parts.
     """
-    names, size = sorted(set(groups)), Counter(groups)  # type: ignore[type-var]
-    order = np.random.default_rng(seed).permutation(len(names))
-    ends = np.cumsum([size[names[i]] for i in order]) / len(groups)
-    part = {names[i]: int(np.searchsorted(np.cumsum(shares), end - 1e-9, side="right")) for i, end in zip(order, ends)}
-    train, validation, test = ([number for number, group in enumerate(groups) if part[group] == p] for p in range(3))
+    names, sizes = sorted(set(groups)), Counter(groups)  # type: ignore[type-var]
+    order = [names[number] for number in np.random.default_rng(seed).permutation(len(names))]
+    ends = np.cumsum([sizes[name] for name in order]) / len(groups)  # share of the tiles up to the end of each group
+    part_of = dict(zip(order, np.searchsorted(np.cumsum(shares), ends - 1e-9, side="right")))  # 0, 1 or 2
+    parts = np.array([part_of[group] for group in groups])
+    train, validation, test = (np.flatnonzero(parts == part).tolist() for part in range(3))
     if not (train and validation and test):
         raise NoTiles(
             f"{len(groups)} tiles in {len(names)} blocks leave a part of the split empty: choose smaller blocks or a "
@@ -97,7 +98,7 @@ def block_of(tiles: Tiles, block: int = BLOCK) -> list[tuple[int, int]]:
 
 
 def paper_split(version: int, count: int = PAPER_TILES) -> tuple[list[int], list[int], list[int]]:
-    """The paper's random split: shuffle all tiles; 70 % are for training, 15 % for validation, the rest for test.
+    """The paper's random split of shuffled tiles: 70 % for training, 15 % for validation, the rest for test.
 
     The four versions are resamples, not folds: their test sets share tiles. Nor are they geographic: neighboring tiles
     fall into training and test, which makes scores too good (Ploton et al. 2020, doi 10.1038/s41467-020-18321-y).
