@@ -1,4 +1,4 @@
-"""How good a DEM is: measures in meters, baselines, and how certain a difference between two models is."""
+"""How good a DEM is: measures in meters, baselines, and whether the difference between two models is significant."""
 
 from sat2dem_core.evaluation.measures import Measures
 from sat2dem_core.evaluation.scoring import evaluate

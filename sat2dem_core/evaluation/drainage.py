@@ -1,11 +1,11 @@
-"""Whether a prediction's valleys lie where the truth has them: the channels that water takes over both, compared.
+"""Whether a prediction's valleys lie where the true ones do, judged by the channels that water takes over both.
 
-Water leaves each pixel for the lowest of its eight neighbors, hollows are filled to the brim, and nodata lets it out:
-Wang and Liu (2006), doi 10.1080/13658810500433453, as pyflwdir has it. Networks are compared by completeness and
-correctness, as roads are by Heipke et al. (1997, "Evaluation of automatic road extraction").
+Water flows from each pixel to the lowest of its eight neighbors, depressions are filled to their rim, and nodata is an
+outlet: Wang and Liu (2006), doi 10.1080/13658810500433453, as pyflwdir implements it. Channel networks are compared by
+completeness and correctness, as road networks are by Heipke et al. (1997, "Evaluation of automatic road extraction").
 
-Only the order of heights decides where water runs: a wrong offset or scale costs nothing here. What flows into a tile
-is unknown, to both sides alike, so the channels are those of water that falls on the tile.
+Only the order of heights decides where water flows, so a wrong offset or scale changes nothing here. Inflow into a tile
+is unknown, for truth and prediction alike, so the channels carry only water that falls on the tile.
 """
 
 import math
@@ -15,7 +15,8 @@ import numpy as np
 from scipy.ndimage import maximum_filter
 from torch import Tensor
 
-from sat2dem_core.errors import InvalidConfig, WrongShape
+from sat2dem_core.errors import InvalidConfig
+from sat2dem_core.evaluation.measures import check_pair
 
 PIXELS = 512  # that drain through a channel: 0.46 km² at 30 m
 Elevation = Tensor | np.ndarray
@@ -23,7 +24,7 @@ Elevation = Tensor | np.ndarray
 
 def _router() -> ModuleType:
     try:
-        import pyflwdir  # here, for it brings numba: 200 MB that nothing else needs
+        import pyflwdir  # only here: it brings numba, 200 MB that nothing else needs
     except ImportError as error:
         raise InvalidConfig("drainage needs pyflwdir: pip install 'sat2dem-core[drainage]'") from error
     return pyflwdir
@@ -34,39 +35,39 @@ def _array(dem: Elevation) -> np.ndarray:
 
 
 def channels(dem: Elevation, gsd: tuple[float, float], area: float | None = None) -> np.ndarray:
-    """Where enough ground drains through a pixel to make it a channel: (H, W) bool, False at nodata.
+    """Pixels through which a large enough area drains to make them a channel: (H, W) bool, False at nodata.
 
     Args:
         dem: (H, W) meters, NaN for nodata.
         gsd: ground sampling distance (down the rows, along the columns), meters.
-        area: enough ground, m²; by default that of 512 pixels. So channels are as many pixels apart on any grid, and
-            a tolerance in pixels is as strict. A share of the tile would give a larger tile of the same ground fewer.
+        area: large enough, m²; by default that of 512 pixels. So channels are equally many pixels apart on any grid,
+            and a tolerance in pixels is equally strict. (A share of the tile would give larger tiles fewer channels.)
 
     Raises:
         InvalidConfig: pyflwdir is not installed.
     """
-    ground = np.pad(_array(dem), 1, constant_values=-np.inf)  # else water at an edge runs along it: a false channel
-    cells = _router().from_dem(ground, nodata=np.nan).upstream_area("cell")[1:-1, 1:-1]
-    return cells >= (area / math.prod(gsd) if area else PIXELS)
+    padded = np.pad(_array(dem), 1, constant_values=-np.inf)  # otherwise water runs along an edge: a false channel
+    upstream = _router().from_dem(padded, nodata=np.nan).upstream_area("cell")[1:-1, 1:-1]
+    return upstream >= (area / math.prod(gsd) if area else PIXELS)
 
 
 class Drainage:
-    """Shares of the channels found and of those drawn correctly, over any number of tiles.
+    """Completeness and correctness of predicted channels, accumulated over tiles.
 
     Args:
-        gsd, area: see :func:`channels`; one area for truth and prediction, so that neither network is denser by choice.
+        gsd, area: see :func:`channels`; truth and prediction share one area, so neither network is denser by choice.
         tolerance: how many rows and columns a channel may lie off, pixels.
 
     Raises:
-        InvalidConfig: an area or a tolerance that means nothing, or pyflwdir is not installed.
+        InvalidConfig: the area is not positive, the tolerance is negative, or pyflwdir is not installed.
     """
 
     def __init__(self, gsd: tuple[float, float], area: float | None = None, tolerance: int = 2):
         if (area is not None and not area > 0) or tolerance < 0:
             raise InvalidConfig(f"area {area} m² and tolerance {tolerance}: give an area above 0 and pixels from 0 on")
-        _router()  # now, not after hours of predicting
+        _router()  # raises now rather than after hours of predicting
         self.gsd, self.area, self.square = gsd, area, 2 * tolerance + 1
-        self.counts = [0, 0, 0, 0]  # pixels: channels of the truth, of these found, drawn, of these correct
+        self.counts = [0, 0, 0, 0]  # channel pixels: true, of these found, predicted, of these correct
 
     def update(self, prediction: Elevation, truth: Elevation) -> None:
         """Add tiles (N, H, W) in meters; NaN in ``truth`` for nodata, where the prediction does not count either.
@@ -75,22 +76,21 @@ class Drainage:
             WrongShape: they lie on different grids, or a prediction is NaN where there is a truth.
         """
         prediction, truth = _array(prediction), _array(truth)
-        if prediction.shape != truth.shape or truth.ndim != 3:
-            fault = f"prediction {prediction.shape} and truth {truth.shape} lie on different grids"
-            raise WrongShape(f"{fault}: resample one onto the other first")
-        if np.isnan(prediction[~np.isnan(truth)]).any():
-            fault = "a prediction is NaN where the truth is known"
-            raise WrongShape(f"{fault}: predict these pixels, or mask them in the truth")
+        check_pair(prediction, truth)
         for pair in zip(np.where(np.isnan(truth), truth, prediction), truth):
-            drawn, true = networks = [channels(dem, self.gsd, self.area) for dem in pair]
-            near_drawn, near_true = (maximum_filter(network, self.square) for network in networks)
-            counts = (true, true & near_drawn, drawn, drawn & near_true)
-            self.counts = [count + int(pixels.sum()) for count, pixels in zip(self.counts, counts)]
+            predicted, true = networks = [channels(dem, self.gsd, self.area) for dem in pair]
+            near_predicted, near_true = (maximum_filter(network, self.square) for network in networks)
+            masks = (true, true & near_predicted, predicted, predicted & near_true)
+            self.counts = [count + int(mask.sum()) for count, mask in zip(self.counts, masks)]
 
     def result(self) -> dict[str, float | None]:
-        """Of the truth's channel pixels the share with a predicted one near, and the reverse; None of no channel.
+        """``channels found``, completeness: the share of true channel pixels with a predicted channel within the
+        tolerance; and ``channels correct``, the reverse share. None where there is no channel.
 
-        Read both: channels everywhere find all, and a single sure one is all correct.
+        Both belong together: channels everywhere find all, and a single certain one is all correct.
         """
-        true, found, drawn, right = self.counts
-        return {"channels found": found / true if true else None, "channels correct": right / drawn if drawn else None}
+        true, found, predicted, correct = self.counts
+        return {
+            "channels found": found / true if true else None,
+            "channels correct": correct / predicted if predicted else None,
+        }

@@ -1,18 +1,18 @@
-"""Scores in meters on held-out tiles, always beside baselines.
+"""Scores in meters on held-out tiles, always compared with baselines.
 
-The paper's two normalizations answer different questions, so every model is asked all of them:
+The paper's two normalizations train for different questions, so every model is scored on all of them:
 
-- ``absolute``: elevation. A Shift model does not know it and is handed each tile's true minimum (its anchor).
-- ``above minimum``: height above the tile's lowest point, the question that Shift trains for. A Global model's
-  answer is its prediction minus that prediction's own minimum.
-- ``relief``: shape alone; the tile's mean is taken from prediction and truth.
+- ``absolute``: elevation. A Shift model does not predict it and is given each tile's true minimum (its anchor).
+- ``above minimum``: height above the tile's lowest point, which Shift trains for. A Global model's answer is its
+  prediction minus that prediction's own minimum.
+- ``relief``: form alone; the tile's mean is subtracted from prediction and truth.
 
-Metrics as in Leyva, Ortega & de Moura (2026): MAE, RMSE and R² over all pixels of all tiles, SSIM the mean over
-tiles on (n + 1) / 2 with the normalization's ``ssim_range``. Beside them stand those of :mod:`sat2dem_core.evaluation.measures`.
-Nodata counts nowhere.
+Metrics follow Leyva, Ortega & de Moura (2026): MAE, RMSE and R² over all pixels of all tiles, SSIM as the mean over
+tiles on (n + 1) / 2 with the normalization's ``ssim_range``. :mod:`sat2dem_core.evaluation.measures` adds others.
+Nodata never counts.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -34,10 +34,11 @@ from sat2dem_core.training.checkpoints import Model
 
 QUESTIONS = ("absolute", "above minimum", "relief")
 BATCH = 16  # tiles measured at once
+Key = tuple[str, str]  # question and predictor
 
 
 def to_target(dem: Tensor, question: str) -> Tensor:
-    """Elevation (N, H, W) in meters as one of ``QUESTIONS`` sees it."""
+    """Elevation (N, H, W) in meters as the target of one of ``QUESTIONS``, of the same shape."""
     choose("question", question, QUESTIONS)
     if question == "relief":
         return dem - tile_mean(dem)
@@ -53,7 +54,7 @@ def elevations(model: Model, rgb: np.ndarray | Tensor, truth: Tensor) -> dict[st
     """A model's prediction in meters for each of ``QUESTIONS``: tiles (N, 3, T, T) uint8 to (N, T, T).
 
     Args:
-        truth: (N, T, T) meters, of which only the minimum is used, and only to anchor a Shift model.
+        truth: (N, T, T) meters; only its minimum is used, and only to anchor a Shift model.
     """
     normalized = model.predict(rgb)
     if model.normalization.kind == "shift":
@@ -66,16 +67,16 @@ def elevations(model: Model, rgb: np.ndarray | Tensor, truth: Tensor) -> dict[st
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a model and its baselines scored.
+    """Scores of a model and of its baselines.
 
     Attributes:
-        table: one row for each question and predictor, a column for each measure (see
-            :meth:`sat2dem_core.evaluation.measures.Measures.result`). What a constant offset does not change stands with ``relief``
-            alone; SSIM has no scale there, and is None.
-        classes: the same for each class of slope, elevation and relief of the truth, in ``by`` and ``class``.
-        spectra: by wavelength in meters, for each predictor the power of its relief and of its error, as shares of the
-            truth's power at that wavelength.
-        tiles: by tile its valid pixels, and for each question and predictor (``relief: unet``) its MAE in meters.
+        table: a row for each question and predictor, a column for each measure (see
+            :meth:`sat2dem_core.evaluation.measures.Measures.result`). Measures that a constant offset does not change
+            are given for ``relief`` alone; SSIM has no scale there and is None.
+        classes: the same for each class of the truth's slope, elevation and relief, in ``by`` and ``class``.
+        spectra: indexed by wavelength in meters, for each predictor the power of its relief and of its error, as shares
+            of the truth's power at that wavelength.
+        tiles: indexed by tile, valid pixels, and for each question and predictor (``relief: unet``) its MAE, meters.
     """
 
     table: pd.DataFrame
@@ -84,120 +85,148 @@ class Evaluation:
     tiles: pd.DataFrame
 
 
-def evaluate(model: Model, test: Tiles, train: Tiles, *, mask_water: bool = False, drainage: bool = False) -> Evaluation:
-    """Score a model and its baselines on held-out tiles, some of which are in memory at a time.
+def evaluate(
+    model: Model, test: Tiles, train: Tiles, *, mask_water: bool = False, drainage: bool = False
+) -> Evaluation:
+    """Score a model and its baselines on held-out tiles, with few tiles in memory at a time.
 
-    The baselines: ``constant``, the training tiles' median answer; ``color``, a linear regression on red, green and
-    blue; and, from each test tile's truth, its ``tile mean``, its best ``tile plane``, and it at ``coarse 1 km`` and
-    ``coarse 90 m`` (the latter where pixels are finer). The model's name with ``, 1 km anchor`` is its relief, lifted to
-    each tile's mean of the coarse DEM: what a user has who does not know the tile's minimum.
+    The baselines are ``constant``, the median of the training tiles; ``color``, a linear regression on red, green and
+    blue; and, computed from each test tile's truth, its ``tile mean``, its best ``tile plane``, and the truth at
+    ``coarse 1 km`` and ``coarse 90 m`` (the latter where pixels are finer). The row with the model's name and
+    ``, 1 km anchor`` is its relief, raised to each tile's mean of the coarse DEM: what a user gets without knowing the
+    tile's minimum.
 
     Args:
-        test: what to score on.
-        train: what ``constant`` and ``color`` are taken from.
-        mask_water: leave out water, that is, ground that is quite level in the truth
+        test: tiles to score on.
+        train: tiles that ``constant`` and ``color`` are fitted to.
+        mask_water: leave out water, that is, areas that are perfectly level in the truth
             (:func:`sat2dem_core.terrain.level`).
-        drainage: compare channels, too (:mod:`sat2dem_core.evaluation.drainage`), in the rows of ``relief``.
+        drainage: also compare channels (:mod:`sat2dem_core.evaluation.drainage`), in the rows of ``relief``.
 
     Raises:
         NoTiles: there is no tile, or none has a valid elevation.
     """
     if not len(test):
         raise NoTiles("there is nothing to score: the test set is empty")
-    known, coarse = _baselines(train, test.gsd), f"{model.config.method}, 1 km anchor"
-    measures: dict[tuple[str, str], Measures] = {}
-    for question in QUESTIONS:
-        for name in (model.config.method, *((coarse,) if question == "absolute" else ()), *known[question]):
-            scale = ssim_scale(question, model.normalization)
-            measures[question, name] = Measures(test.gsd, scale, form=question == "relief")
-    networks = {key: Drainage(test.gsd) for key in measures if drainage and key[0] == "relief"}
-    tiles: list[dict[str, np.ndarray]] = []
+    method, anchored = model.config.method, f"{model.config.method}, 1 km anchor"
+    known = _Baselines(train, test.gsd)
+    names = {question: [method, *known.names] for question in QUESTIONS}
+    names["absolute"].insert(1, anchored)
+    scores = _Scores(names, test.gsd, model.normalization, drainage)
     for rgb, truth in tqdm(_batches(test), total=-(-len(test) // BATCH), unit="batch", desc="scoring", delay=5):
-        water = terrain.level(truth) if mask_water else None
-        answers = elevations(model, rgb, truth)
-        lifted = answers["relief"] + tile_mean(known["absolute"]["coarse 1 km"](rgb, truth))
-        tiles.append({"pixels": _count(truth, water)})
-        for (question, name), measure in measures.items():
-            if name in known[question]:
-                answer = known[question][name](rgb, truth)
-            else:
-                answer = lifted if name == coarse else answers[question]
-            by_tile = measure.update(answer, to_target(truth, question), water, elevation=truth)
-            tiles[-1][f"{question}: {name}"] = by_tile.numpy()
-            if drainage and question == "relief":
-                networks[question, name].update(answer, truth)
-    columns = {name: np.concatenate([part[name] for part in tiles]) for name in tiles[0]}
-    return Evaluation(
-        _table({key: measure.result() | (networks[key].result() if key in networks else {}) for key, measure in measures.items()}),
-        _classes(measures), _spectra(measures),
-        pd.DataFrame(columns, index=pd.Index(test.ids, name="tile")),
-    )
-
-
-def _count(truth: Tensor, water: Tensor | None) -> np.ndarray:
-    """How many pixels of each tile are scored."""
-    valid = ~truth.isnan() if water is None else ~truth.isnan() & ~water
-    return valid.sum((1, 2)).numpy()
+        answers, predicted = known.answers(rgb, truth), elevations(model, rgb, truth)
+        answers |= {(question, method): answer for question, answer in predicted.items()}
+        answers["absolute", anchored] = predicted["relief"] + tile_mean(answers["absolute", "coarse 1 km"])
+        scores.update(answers, truth, terrain.level(truth) if mask_water else None)
+    return scores.result(test.ids)
 
 
 def _batches(tiles: Tiles) -> Iterator[tuple[Tensor, Tensor]]:
-    """Tiles in parts, also from disk."""
+    """Images and elevation of ``BATCH`` tiles at a time, read from disk where they lie there."""
     for start in range(0, len(tiles), BATCH):
         rgb, dem = (torch.from_numpy(np.asarray(array[start : start + BATCH])) for array in (tiles.rgb, tiles.dem))
         yield rgb, dem
 
 
-def _baselines(train: Tiles, gsd: tuple[float, float]) -> dict[str, dict[str, Predictor]]:
-    """By question and name."""
-    truth_based = {"tile mean": baselines.mean, "tile plane": baselines.plane, "coarse 1 km": baselines.coarse(1000, gsd)}
-    if 2 * max(gsd) <= 90:
-        truth_based["coarse 90 m"] = baselines.coarse(90, gsd)
+class _Baselines:
+    """All baselines for all questions; the training tiles are read once."""
 
-    def ask(predictor: Predictor, question: str, rgb: Tensor, truth: Tensor) -> Tensor:
-        return to_target(predictor(rgb, truth), question)
+    def __init__(self, train: Tiles, gsd: tuple[float, float]):
+        self.fitted = baselines.fit(_batches(train), {name: partial(to_target, question=name) for name in QUESTIONS})
+        self.of_truth: dict[str, Predictor] = {
+            "tile plane": baselines.plane, "coarse 1 km": baselines.coarse(1000, gsd)
+        }
+        if 2 * max(gsd) <= 90:
+            self.of_truth["coarse 90 m"] = baselines.coarse(90, gsd)
+        self.names = ["constant", "color", "tile mean", *self.of_truth]
 
-    def pairs(question: str) -> Iterator[tuple[Tensor, Tensor]]:
-        return ((rgb, to_target(dem, question)) for rgb, dem in _batches(train))
+    def answers(self, rgb: Tensor, truth: Tensor) -> dict[Key, Tensor]:
+        """Every baseline's answer to every question, (N, H, W) meters each."""
+        computed = {name: predict(rgb, truth) for name, predict in self.of_truth.items()}
+        answers = {}
+        for question in QUESTIONS:
+            # the mean of the question's own target: the mean elevation as a target of relief would be zero everywhere
+            answers[question, "tile mean"] = baselines.mean(rgb, to_target(truth, question))
+            for name, predict in self.fitted[question].items():
+                answers[question, name] = predict(rgb, truth)
+            for name, dem in computed.items():
+                answers[question, name] = to_target(dem, question)
+        return answers
 
-    def asked_mean(question: str, rgb: Tensor, truth: Tensor) -> Tensor:
-        # the mean of what is asked: that of the elevation, put to the question, were zero
-        return baselines.mean(rgb, to_target(truth, question))
 
-    found = {}
-    for question in QUESTIONS:
-        fitted = {"constant": baselines.constant(pairs(question)), "color": baselines.color(pairs(question))}
-        found[question] = fitted | {name: partial(ask, predictor, question) for name, predictor in truth_based.items()}
-        found[question]["tile mean"] = partial(asked_mean, question)
-    return found
+class _Scores:
+    """Measures of every question and predictor, accumulated over batches of tiles.
+
+    Args:
+        names: the predictors of each question, in the order of the table's rows.
+        drainage: whether to compare channels, too.
+    """
+
+    def __init__(
+        self, names: dict[str, list[str]], gsd: tuple[float, float], normalization: Normalization, drainage: bool
+    ):
+        self.measures: dict[Key, Measures] = {}
+        for question, predictors in names.items():
+            scale, form = ssim_scale(question, normalization), question == "relief"
+            self.measures |= {(question, name): Measures(gsd, scale, form) for name in predictors}
+        self.channels = {key: Drainage(gsd) for key in self.measures if drainage and key[0] == "relief"}
+        self.tiles: list[dict[str, np.ndarray]] = []  # of each batch, the columns of Evaluation.tiles
+
+    def update(self, answers: dict[Key, Tensor], truth: Tensor, water: Tensor | None) -> None:
+        """Add a batch of tiles, (N, H, W) meters each."""
+        targets = {question: to_target(truth, question) for question in QUESTIONS}
+        columns: dict[str, np.ndarray] = {}
+        for key, measures in self.measures.items():
+            question, name = key
+            by_tile = measures.update(answers[key], targets[question], water, elevation=truth)
+            columns.setdefault("pixels", by_tile.pixels.numpy())
+            columns[f"{question}: {name}"] = by_tile.mae.numpy()
+            if key in self.channels:
+                self.channels[key].update(answers[key], truth)
+        self.tiles.append(columns)
+
+    def result(self, ids: Sequence[str]) -> Evaluation:
+        """The evaluation of all tiles, which have these names."""
+        columns = {name: np.concatenate([batch[name] for batch in self.tiles]) for name in self.tiles[0]}
+        tiles = pd.DataFrame(columns, index=pd.Index(ids, name="tile"))
+        return Evaluation(self._table(), self._classes(), self._spectra(), tiles)
+
+    def _table(self) -> pd.DataFrame:
+        rows: dict[Key, dict[str, float | None]] = {key: measures.result() for key, measures in self.measures.items()}
+        for key, channels in self.channels.items():
+            rows[key] |= channels.result()
+        index = pd.MultiIndex.from_tuples(rows, names=["question", "predictor"])
+        return pd.DataFrame(rows.values(), index, columns=max(map(list, rows.values()), key=len), dtype=float)
+
+    def _classes(self) -> pd.DataFrame:
+        rows: dict[tuple[str, str, str, str], dict[str, float | None]] = {}
+        for key, measures in self.measures.items():
+            for kind, tally in measures.by_class.items():
+                for number, (low, high) in enumerate(zip(CLASSES[kind], CLASSES[kind][1:])):
+                    if tally.sums[0, number]:  # there are pixels
+                        rows[*key, kind, f"{low:g} to {high:g}"] = tally.result(number)
+        index = pd.MultiIndex.from_tuples(rows, names=["question", "predictor", "by", "class"])
+        return pd.DataFrame(rows.values(), index)
+
+    def _spectra(self) -> pd.DataFrame:
+        columns: dict[str, np.ndarray] = {}
+        wavelengths = np.empty(0)
+        for (question, name), measures in self.measures.items():
+            if question == "relief" and measures.power is not None:
+                truth, predicted, error = measures.power[:, 1:].numpy()
+                columns |= {f"{name}: relief": predicted / truth, f"{name}: error": error / truth}
+                wavelengths = measures.wavelengths()
+        return pd.DataFrame(columns, index=pd.Index(wavelengths, name="wavelength"))
 
 
 def ssim_scale(question: str, normalization: Normalization) -> tuple[float, float, float] | None:
-    """SSIM's scale (see :class:`sat2dem_core.evaluation.measures.Measures`) for each question as the paper sets it where it is trained for."""
+    """SSIM's scale for a question, as the paper sets it where it trains for it; None where it has none.
+
+    See :class:`sat2dem_core.evaluation.measures.Measures`.
+    """
     span = normalization.high - normalization.low
-    scales = {"absolute": (normalization.low, normalization.high, 1.0), "above minimum": (0.0, span, normalization.relief / span)}
-    return scales.get(question)
-
-
-def _table(rows: dict[tuple[str, str], dict]) -> pd.DataFrame:
-    index = pd.MultiIndex.from_tuples(rows, names=["question", "predictor"])
-    return pd.DataFrame(rows.values(), index, columns=max(map(list, rows.values()), key=len), dtype=float)
-
-
-def _classes(measures: dict[tuple[str, str], Measures]) -> pd.DataFrame:
-    rows = {
-        (question, name, kind, f"{low:g} to {high:g}"): tally.result(number)
-        for (question, name), measure in measures.items() for kind, tally in measure.by_class.items()
-        for number, (low, high) in enumerate(zip(CLASSES[kind], CLASSES[kind][1:])) if tally.sums[0, number]
+    scales = {
+        "absolute": (normalization.low, normalization.high, 1.0),
+        "above minimum": (0.0, span, normalization.relief / span),
     }
-    return pd.DataFrame(rows.values(), pd.MultiIndex.from_tuples(rows, names=["question", "predictor", "by", "class"]))
-
-
-def _spectra(measures: dict[tuple[str, str], Measures]) -> pd.DataFrame:
-    columns: dict[str, np.ndarray] = {}
-    wavelengths = np.empty(0)
-    for (question, name), measure in measures.items():
-        if question == "relief" and measure.power is not None:
-            truth, predicted, error = measure.power[:, 1:].numpy()
-            columns |= {f"{name}: relief": predicted / truth, f"{name}: error": error / truth}
-            wavelengths = measure.wavelengths()
-    return pd.DataFrame(columns, index=pd.Index(wavelengths, name="wavelength"))
+    return scales.get(question)

@@ -1,4 +1,4 @@
-"""Channels of valleys that are known by hand, and how a prediction's are compared with them."""
+"""Channels of valleys worked out by hand, and how those of a prediction are compared with them."""
 
 import sys
 
@@ -17,7 +17,7 @@ AREA = 600 * 324.0  # m²: 324 pixels of GSD
 
 
 def valley(bed: int = 32, size: int = 64) -> np.ndarray:
-    """A V whose bed runs down the rows in one column; (size, size) meters."""
+    """A V-shaped valley whose bed runs down the rows in one column; (size, size) meters."""
     rows, columns = np.mgrid[:size, :size]
     return (16 * abs(columns - bed) + size - rows).astype(np.float32)
 
@@ -35,7 +35,7 @@ def score(prediction, truth, **settings) -> tuple[float | None, float | None]:
     return tuple(measure.result().values())
 
 
-def test_the_bed_of_a_valley_is_its_channel_from_where_enough_ground_drains():
+def test_the_bed_of_a_valley_is_its_channel_once_enough_area_drains_into_it():
     # The next row lies lower, so slopes drain diagonally: from (row, away) to the bed at row + away. The outermost
     # pixels drain out of the tile. So row - away pixels of each column have reached the bed down to a row: row².
     expected = np.zeros((64, 64), bool)
@@ -54,14 +54,14 @@ def test_the_tolerance_is_the_users():
     assert score(valley(62), valley(1), tolerance=5) == (0, 0)  # opposite sides of a tile are not near
 
 
-def test_a_valley_too_many_is_not_correct_and_one_too_few_not_found():
+def test_an_extra_valley_is_not_correct_and_a_missing_one_is_not_found():
     one, two = valley(16), np.minimum(valley(16), valley(48))
     found, correct = score(two, one)
     assert found > 0.8 > 0.6 > correct and score(one, two) == (correct, found)
 
 
 @pytest.mark.parametrize("tilt", [0, 1])
-def test_level_and_evenly_tilted_ground_has_no_channel(tilt):
+def test_level_and_evenly_tilted_terrain_has_no_channel(tilt):
     plane = np.float32(tilt) * np.arange(64, dtype=np.float32)[:, None].repeat(64, 1)  # at most 64 pixels in a row
     assert not channels(plane, GSD, AREA).any() and score(plane, valley()) == (0, None)
     assert score(plane, plane) == (None, None) and score(valley(), valley(), area=1e12) == (None, None)
@@ -73,7 +73,7 @@ def test_offset_and_scale_change_nothing(seed, offset, scale):
     assert score(scale * hills(seed) + np.float32(offset), hills(seed), tolerance=0) == (1, 1)
 
 
-def test_smoother_and_noisier_ground_scores_less():
+def test_smoother_and_noisier_terrain_scores_lower():
     truth = hills(1, 128)
     noise = np.random.default_rng(0).normal(size=truth.shape).astype(np.float32)
     smoother = [uniform_filter(truth, side) for side in (1, 9, 33)]
@@ -91,7 +91,7 @@ def test_nodata_counts_for_neither_side():
     assert score(hills(4), np.full((64, 64), np.nan)) == (None, None)
 
 
-def test_parts_give_what_all_gives_at_once():
+def test_tiles_in_parts_give_the_result_of_all_at_once():
     truth = np.stack([hills(seed) for seed in range(5)])
     prediction = np.stack([uniform_filter(dem, 5) for dem in truth])
     whole, parts = Drainage(GSD, AREA), Drainage(GSD, AREA)
@@ -101,7 +101,7 @@ def test_parts_give_what_all_gives_at_once():
     assert parts.result() == whole.result() and vars(parts) == vars(whole)
 
 
-def test_what_cannot_be_compared_is_refused():
+def test_different_grids_holes_and_invalid_settings_are_refused():
     holed = valley()
     holed[3, 3] = np.nan
     with pytest.raises(WrongShape, match="predict these pixels"):

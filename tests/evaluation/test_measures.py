@@ -1,4 +1,4 @@
-"""Measures of elevation error: cases worked by hand, properties, other libraries beside us, and what holds for a stream."""
+"""Measures of elevation error: cases worked by hand, properties, comparison with other libraries, and streams."""
 
 import math
 from pathlib import Path
@@ -26,9 +26,9 @@ def hills(count: int = 3, size: int = 32, seed: int = 0) -> torch.Tensor:
 
 
 def measured(prediction, truth, scale=(0.0, 4000.0, 1.0), **options) -> dict:
-    found = Measures(GSD, scale)
-    found.update(prediction, truth, **options)
-    return found.result()
+    measure = Measures(GSD, scale)
+    measure.update(prediction, truth, **options)
+    return measure.result()
 
 
 # --- a stream of errors -----------------------------------------------------------------------------------------------
@@ -43,7 +43,7 @@ def test_quantiles_in_parts_are_those_of_the_whole(values, parts):
     assert tally.spread(0.9) == pytest.approx(np.quantile(np.abs(whole), 0.9), abs=1e-3)
 
 
-def test_what_is_too_many_to_keep_goes_into_a_histogram(monkeypatch):
+def test_a_histogram_replaces_errors_that_are_too_many_to_keep(monkeypatch):
     values = torch.randn(20_000, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 40 + 3
     group = (values > 0).long()
     exact, counted = Tally(2, step=0.1), Tally(2, step=0.1)
@@ -56,17 +56,17 @@ def test_what_is_too_many_to_keep_goes_into_a_histogram(monkeypatch):
         assert counted.result(number) == pytest.approx(exact.result(number), rel=2e-3)
 
 
-def test_state_does_not_grow_with_what_was_seen(monkeypatch):
+def test_state_does_not_grow_with_the_number_of_tiles(monkeypatch):
     monkeypatch.setattr(measures, "KEPT", 5000)
-    found = Measures(GSD, (0.0, 4000.0, 1.0))
+    measure = Measures(GSD, (0.0, 4000.0, 1.0))
 
     def size() -> int:
-        tallies = [found.errors, found.slope, found.aspect, found.roughness, *found.by_class.values()]
+        tallies = [measure.errors, measure.slope, measure.aspect, measure.roughness, *measure.by_class.values()]
         return sum(tally.counts.nbytes + sum(part.nbytes for pair in tally.kept for part in pair) for tally in tallies)
 
     sizes = []
     for seed in range(6):
-        found.update(hills(8, seed=seed), hills(8, seed=seed + 100))
+        measure.update(hills(8, seed=seed), hills(8, seed=seed + 100))
         sizes.append(size())
     assert len(set(sizes)) == 1
 
@@ -75,10 +75,11 @@ def test_tally_worked_by_hand():
     tally = Tally()
     tally.add(torch.tensor([-3.0, 1.0]))
     tally.add(torch.tensor([2.0, 4.0]))
-    found = tally.result()
-    assert (found["bias"], found["MAE"], found["pixels"]) == (1.0, 2.5, 4)
-    assert found["RMSE"] == pytest.approx(math.sqrt(7.5)) and found["STD"] == pytest.approx(np.std([-3, 1, 2, 4]))
-    assert found["NMAD"] == pytest.approx(1.4826 * 1.5) and found["LE90"] == pytest.approx(np.quantile([3, 1, 2, 4], 0.9))
+    result = tally.result()
+    assert (result["bias"], result["MAE"], result["pixels"]) == (1.0, 2.5, 4)
+    assert result["RMSE"] == pytest.approx(math.sqrt(7.5)) and result["STD"] == pytest.approx(np.std([-3, 1, 2, 4]))
+    assert result["NMAD"] == pytest.approx(1.4826 * 1.5)
+    assert result["LE90"] == pytest.approx(np.quantile([3, 1, 2, 4], 0.9))
 
 
 def test_empty_class_has_no_measures():
@@ -86,7 +87,7 @@ def test_empty_class_has_no_measures():
 
 
 def test_nmad_equals_geoutils():
-    """The number is of tests/peers/xdem_peers.py."""
+    """tests/peers/xdem_peers.py computed their value."""
     with np.load(Path(__file__).parents[1] / "peers" / "xdem.npz") as file:
         errors, theirs = torch.from_numpy(file["errors"]), float(file["nmad"])
     tally = Tally()
@@ -102,8 +103,11 @@ def test_paper_metrics_equal_torchmetrics():
     result = measured(prediction, truth)
     assert result["MAE"] == pytest.approx(float(mean_absolute_error(prediction, truth)), rel=1e-5)
     assert result["RMSE"] == pytest.approx(float(mean_squared_error(prediction, truth, squared=False)), rel=1e-5)
-    assert result["R2"] == pytest.approx(float(r2_score(prediction.double().flatten(), truth.double().flatten())), rel=1e-5)
-    each = [float(r2_score(p.double().flatten(), z.double().flatten())) for p, z in zip(prediction, truth)]
+    pooled, *each = (
+        float(r2_score(p.double().flatten(), z.double().flatten()))
+        for p, z in ((prediction, truth), *zip(prediction, truth))
+    )
+    assert result["R2"] == pytest.approx(pooled, rel=1e-5)
     assert result["tile R2"] == pytest.approx(np.mean(each), rel=1e-5)
     expected = structural_similarity_index_measure(prediction[:, None] / 4000, truth[:, None] / 4000, data_range=1.0)
     assert result["SSIM"] == pytest.approx(float(expected), abs=1e-5)
@@ -119,20 +123,20 @@ def test_example_worked_by_hand():
     assert result["PSNR"] == pytest.approx(10 * math.log10(16 / np.var([1, 0, -2])), rel=1e-5)
 
 
-def test_perfect_prediction_scores_perfectly_whatever_the_nodata():
+def test_perfect_prediction_has_perfect_scores_with_any_nodata():
     truth = hills(4)
     truth[0, :12, :7] = torch.nan
     truth[1] = torch.nan
-    found = measured(torch.where(truth.isnan(), -9999.0, truth), truth)
+    result = measured(torch.where(truth.isnan(), -9999.0, truth), truth)
     zero = ("bias", "MAE", "RMSE", "STD", "NMAD", "LE90")
-    assert all(found[name] == 0 for name in zero) and found["R2"] == found["tile R2"] == 1 and found["tiles"] == 3
-    assert found["SSIM"] == pytest.approx(1, abs=1e-6)
+    assert all(result[name] == 0 for name in zero) and result["R2"] == result["tile R2"] == 1 and result["tiles"] == 3
+    assert result["SSIM"] == pytest.approx(1, abs=1e-6)
     whole = measured(truth[2:], truth[2:])
     assert whole["slope MAE"] == whole["aspect MAE"] == whole["roughness MAE"] == 0 and whole["PSNR"] is None
 
 
 @given(offset=st.floats(-500, 500), seed=st.integers(0, 9))
-def test_constant_moves_the_bias_and_nothing_of_the_form(offset, seed):
+def test_constant_offset_changes_the_bias_and_no_measure_of_form(offset, seed):
     truth, prediction = hills(seed=seed), hills(seed=seed + 20)
     before, after = measured(prediction, truth), measured(prediction + offset, truth)
     assert after["bias"] - before["bias"] == pytest.approx(offset, abs=1e-3)
@@ -149,81 +153,84 @@ def test_in_pieces_is_the_same_as_at_once(parts, seed, holes):
     whole, pieces = Measures(GSD, (0.0, 4000.0, 1.0)), Measures(GSD, (0.0, 4000.0, 1.0))
     of_whole = whole.update(prediction, truth)
     of_pieces = [pieces.update(ours, theirs) for ours, theirs in zip(prediction.split(parts), truth.split(parts))]
-    torch.testing.assert_close(torch.cat(of_pieces), of_whole, equal_nan=True)
+    for pieced, at_once in zip(zip(*of_pieces), of_whole):
+        torch.testing.assert_close(torch.cat(pieced), at_once, equal_nan=True)
     assert pieces.result() == pytest.approx(whole.result(), rel=1e-6)
     if whole.power is not None:
         torch.testing.assert_close(whole.power, pieces.power)
 
 
 @given(rows=st.integers(0, 20), value=st.floats(-1e4, 1e4))
-def test_masking_in_the_truth_or_as_water_is_the_same_and_hides_what_was_predicted(rows, value):
+def test_masking_in_the_truth_or_as_water_is_the_same_and_hides_the_prediction(rows, value):
     truth, prediction = hills(), hills(seed=1)
     water = torch.zeros(truth.shape, dtype=torch.bool)
     water[:, :rows, 3:25] = True
     assert measured(prediction, truth, water=water) == measured(prediction, truth.masked_fill(water, torch.nan))
-    spoiled = prediction.masked_fill(water, value)
+    results = [measured(dem, truth, water=water) for dem in (prediction.masked_fill(water, value), prediction)]
     for name in ("bias", "MAE", "R2", "NMAD", "SSIM"):
-        assert measured(spoiled, truth, water=water)[name] == measured(prediction, truth, water=water)[name]
+        assert results[0][name] == results[1][name]
 
 
 def test_classes_hold_every_pixel_that_has_one():
     truth, prediction = hills(), hills(seed=1)
-    found = Measures(GSD)
-    found.update(prediction, truth)
-    pixels = {kind: tally.sums[0].sum() for kind, tally in found.by_class.items()}
+    measure = Measures(GSD)
+    measure.update(prediction, truth)
+    pixels = {kind: tally.sums[0].sum() for kind, tally in measure.by_class.items()}
     assert pixels == {"slope": 3 * 30 * 30, "elevation": truth.numel(), "relief": truth.numel()}
 
 
 @pytest.mark.parametrize(("percent", "number"), [(12.0, 0), (13.0, 1), (49.0, 2), (51.0, 3)])
 def test_plane_falls_into_its_class_of_slope(percent, number):
     truth = (torch.arange(16.0) * percent / 100 * GSD[1]).expand(1, 16, 16).contiguous()
-    found = Measures(GSD)
-    found.update(truth + 2, truth)
-    assert found.by_class["slope"].result(number)["MAE"] == pytest.approx(2, abs=1e-3)
-    assert found.by_class["slope"].sums[0].tolist() == [14 * 14 * (kind == number) for kind in range(4)]
+    measure = Measures(GSD)
+    measure.update(truth + 2, truth)
+    assert measure.by_class["slope"].result(number)["MAE"] == pytest.approx(2, abs=1e-3)
+    assert measure.by_class["slope"].sums[0].tolist() == [14 * 14 * (kind == number) for kind in range(4)]
 
 
-def test_classes_of_elevation_are_those_of_the_ground_where_relief_is_scored():
+def test_classes_of_elevation_are_by_elevation_where_relief_is_scored():
     truth = torch.full((1, 8, 8), 1700.0)
-    found = Measures(GSD)
-    found.update(truth * 0 + 1, truth * 0, elevation=truth)
-    assert found.by_class["elevation"].sums[0].nonzero()[0].tolist() == [4]
+    measure = Measures(GSD)
+    measure.update(truth * 0 + 1, truth * 0, elevation=truth)
+    assert measure.by_class["elevation"].sums[0].nonzero()[0].tolist() == [4]
 
 
-def test_smooth_prediction_lacks_power_where_waves_are_short():
+def test_smooth_prediction_lacks_power_at_short_wavelengths():
     truth = hills(2, 64) + 20 * torch.randn(2, 64, 64, generator=torch.Generator().manual_seed(2))
     smooth = torch.nn.functional.avg_pool2d(truth[:, None], 5, 1, 2, count_include_pad=False)[:, 0]
-    found = Measures((30.0, 30.0))
-    found.update(smooth, truth)
-    share = (found.power[1] / found.power[0])[1:]
+    measure = Measures((30.0, 30.0))
+    measure.update(smooth, truth)
+    share = (measure.power[1] / measure.power[0])[1:]
     assert share[:3].mean() > 0.8 and share[20:].mean() < 0.1
-    assert found.wavelengths()[[0, -1]].tolist() == [64 * 30, 60] and len(share) == len(found.wavelengths())
+    assert measure.wavelengths()[[0, -1]].tolist() == [64 * 30, 60] and len(share) == len(measure.wavelengths())
 
 
-def test_wave_has_its_power_at_its_wavelength():
+def test_wave_has_its_power_at_its_own_wavelength():
     wave = 50 * torch.sin(2 * torch.pi * torch.arange(64.0) / 8).expand(1, 64, 64)
-    found = Measures((30.0, 30.0))
-    found.update(torch.zeros(1, 64, 64), wave)
-    assert found.wavelengths()[int(found.power[0, 1:].argmax())] == pytest.approx(240)
+    measure = Measures((30.0, 30.0))
+    measure.update(torch.zeros(1, 64, 64), wave)
+    assert measure.wavelengths()[int(measure.power[0, 1:].argmax())] == pytest.approx(240)
 
 
-def test_flat_and_empty_tiles_are_counted_and_spoil_no_mean():
+def test_flat_and_empty_tiles_are_counted_and_kept_out_of_means():
     flat = torch.full((1, 16, 16), 100.0)
-    found = measured(flat + 1, flat)
-    assert found["R2"] is found["tile R2"] is found["PSNR"] is None and found["flat tiles"] == 1 and found["bias"] == 1
+    result = measured(flat + 1, flat)
+    assert result["R2"] is result["tile R2"] is result["PSNR"] is None
+    assert result["flat tiles"] == 1 and result["bias"] == 1
     empty, both = torch.full_like(flat, torch.nan), Measures(GSD)
     with pytest.raises(NoTiles, match="nothing to score: no tile has a valid elevation"):
         measured(flat, empty)
-    assert both.update(torch.cat([flat, hills(1, 16, 3)]), torch.cat([empty, hills(1, 16)])).isnan().tolist() == [True, False]
+    by_tile = both.update(torch.cat([flat, hills(1, 16, 3)]), torch.cat([empty, hills(1, 16)]))
+    assert by_tile.mae.isnan().tolist() == [True, False] and by_tile.pixels.tolist() == [0, 16 * 16]
     assert both.result()["tiles"] == 1 and math.isfinite(both.result()["tile R2"])
 
 
-@pytest.mark.parametrize(("prediction", "said"), [
+@pytest.mark.parametrize(("prediction", "message"), [
     (torch.zeros(1, 8, 8), r"\(1, 8, 8\) and truth \(1, 16, 16\) lie on different grids: resample"),
     (torch.full((1, 16, 16), torch.nan), "prediction is NaN where the truth is known"),
 ])
-def test_what_cannot_be_compared_is_said(prediction, said):
-    with pytest.raises(WrongShape, match=said):
+def test_tiles_that_cannot_be_compared_are_refused(prediction, message):
+    with pytest.raises(WrongShape, match=message):
         measured(prediction, hills(1, 16))
 
 
@@ -242,8 +249,8 @@ def test_ssim_of_whole_tiles_equals_torchmetrics_tile_by_tile(data_range):
 def test_ssim_counts_only_windows_that_are_whole():
     prediction, truth = hills(2, seed=5) / 4000, hills(2, seed=6) / 4000
     holed = truth.clone()
-    holed[0, :16] = torch.nan  # 5 more rows see the hole through their windows
-    holed[1, ::5, ::5] = torch.nan  # and nothing here is whole
+    holed[0, :16] = torch.nan  # the windows of 5 more rows reach into the hole
+    holed[1, ::5, ::5] = torch.nan  # no window of this tile is whole
     _, full = structural_similarity_index_measure(
         prediction[:, None], truth[:, None], data_range=1.0, reduction="none", return_full_image=True
     )

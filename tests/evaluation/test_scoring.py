@@ -1,9 +1,10 @@
+"""Scores of models that know the truth, and of baselines, in meters."""
+
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
-import rasterio
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,12 +12,11 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 
 from sat2dem_core.dataset.normalize import Normalization
 from sat2dem_core.dataset.parts import prepare
-from sat2dem_core.errors import NoTiles, UnknownName, UnreadableRaster, WrongShape
+from sat2dem_core.errors import NoTiles, UnknownName
 from sat2dem_core.evaluation import scoring
 from sat2dem_core.evaluation.baselines import tile_mean
 from sat2dem_core.evaluation.measures import CLASSES
 from sat2dem_core.evaluation.scoring import QUESTIONS, elevations, evaluate, to_target, trained_question
-from sat2dem_core.evaluation.two_rasters import score
 
 
 def tiles(seed: int, count: int = 3, size: int = 32) -> torch.Tensor:
@@ -26,7 +26,7 @@ def tiles(seed: int, count: int = 3, size: int = 32) -> torch.Tensor:
 
 
 @given(constant=st.floats(-2000, 2000), seed=st.integers(0, 99), question=st.sampled_from(["relief", "above minimum"]))
-def test_adding_a_constant_changes_no_answer_of_relief(constant, seed, question):
+def test_adding_a_constant_changes_neither_relief_nor_height_above_the_minimum(constant, seed, question):
     dem = tiles(seed).double()
     dem[0, :4] = torch.nan
     torch.testing.assert_close(to_target(dem + constant, question), to_target(dem, question), equal_nan=True)
@@ -68,7 +68,7 @@ def data(hills, small):
 
 
 @pytest.mark.parametrize("kind", ["shift", "global"])
-def test_model_is_asked_every_question_beside_baselines(data, small, kind):
+def test_model_is_scored_on_every_question_and_compared_with_baselines(data, small, kind):
     normalization = Normalization.fit(kind, data.train.dem)
     table = evaluate(Oracle(small, normalization, data.test.dem, error=10), data.test, data.train).table
     known = ["constant", "color", "tile mean", "tile plane", "coarse 1 km", "coarse 90 m"]
@@ -87,7 +87,7 @@ def test_baselines_are_the_training_median_and_each_tiles_own_mean(data, small):
     constant = np.abs(test - np.median(train)).mean()
     own = np.abs(test - test.mean((1, 2), keepdims=True)).mean()
     assert table.loc[("absolute", "constant"), "MAE"] == pytest.approx(constant, rel=1e-4)
-    for question in QUESTIONS:  # the error that is left when no relief is predicted is the same in each
+    for question in QUESTIONS:  # the error of predicting no relief is the same in each
         assert table.loc[(question, "tile mean"), "MAE"] == pytest.approx(own, rel=1e-4)
     rise = train - train.min((1, 2), keepdims=True)
     expected = np.abs(test - test.min((1, 2), keepdims=True) - np.median(rise)).mean()
@@ -126,22 +126,23 @@ def test_normalizations_train_for_their_questions():
     assert [trained_question(kind) for kind in ("global", "shift")] == ["absolute", "above minimum"]
 
 
-def test_anchor_of_a_coarse_dem_leaves_nearly_the_error_of_relief(data, small):
+def test_coarse_dem_as_anchor_leaves_nearly_the_error_of_relief(data, small):
     wrong = Oracle(small, Normalization.fit("global", data.train.dem), data.test.dem, error=100)
     table = evaluate(wrong, data.test, data.train).table.MAE
     assert table["absolute", "unet"] == pytest.approx(100, abs=0.1) and table["absolute", "unet, 1 km anchor"] < 5
 
 
-def test_classes_tiles_and_spectra_tell_where_the_error_sits(data, small):
-    found = evaluate(Oracle(small, data.normalization, data.test.dem, error=10), data.test, data.train)
-    share = found.classes.sort_index().loc["relief", "unet"].pixels.groupby("by").sum() / data.test.dem.size
+def test_classes_tiles_and_spectra_show_where_the_error_lies(data, small):
+    evaluation = evaluate(Oracle(small, data.normalization, data.test.dem, error=10), data.test, data.train)
+    share = evaluation.classes.sort_index().loc["relief", "unet"].pixels.groupby("by").sum() / data.test.dem.size
     assert share["elevation"] == share["relief"] == 1 and 0.8 < share["slope"] < 1
     own = np.abs(data.test.dem - data.test.dem.mean((1, 2), keepdims=True)).mean((1, 2))
-    np.testing.assert_allclose(found.tiles["relief: tile mean"], own, rtol=1e-4)
-    assert list(found.tiles.index) == list(data.test.ids) and (found.tiles.pixels == data.test.size**2).all()
-    assert found.spectra["unet: relief"].between(0.99, 1.01).all() and (found.spectra["unet: error"] < 1e-4).all()
-    assert found.spectra["tile mean: error"].between(0.99, 1.01).all()
-    assert set(found.classes.index.get_level_values("by")) == set(CLASSES)
+    np.testing.assert_allclose(evaluation.tiles["relief: tile mean"], own, rtol=1e-4)
+    assert list(evaluation.tiles.index) == list(data.test.ids) and (evaluation.tiles.pixels == data.test.size**2).all()
+    spectra = evaluation.spectra
+    assert spectra["unet: relief"].between(0.99, 1.01).all() and (spectra["unet: error"] < 1e-4).all()
+    assert spectra["tile mean: error"].between(0.99, 1.01).all()
+    assert set(evaluation.classes.index.get_level_values("by")) == set(CLASSES)
 
 
 def test_water_is_left_out_on_request(data, small):
@@ -179,45 +180,3 @@ def test_test_set_without_elevation_is_refused(data, small):
     empty = replace(data.test, dem=np.full_like(data.test.dem, np.nan))
     with pytest.raises(NoTiles, match="no tile has a valid elevation"):
         evaluate(Oracle(small, data.normalization, data.test.dem), empty, data.train)
-
-
-# --- any two rasters --------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def raster(tmp_path):
-    def write(name: str, dem: torch.Tensor, **changes):
-        transform = rasterio.Affine(30, 0, 400_000, 0, -30, 4_500_000)
-        profile = {"driver": "GTiff", "dtype": "float32", "count": 1, "crs": "EPSG:32630", "transform": transform, "nodata": -9999}
-        height, width = dem.shape
-        with rasterio.open(tmp_path / name, "w", **profile | {"height": height, "width": width} | changes) as file:
-            file.write(np.nan_to_num(dem.numpy(), nan=-9999), 1)
-        return tmp_path / name
-
-    return write
-
-
-def test_two_rasters_are_measured_window_by_window(raster):
-    truth = tiles(0, 1, 100)[0]
-    truth[:3] = torch.nan
-    other = truth + 5
-    paths = raster("ours.tif", other), raster("truth.tif", truth)
-    for window in (512, 64):
-        result = score(*paths, window=window).result()
-        assert result["bias"] == pytest.approx(5, abs=1e-3) and result["slope MAE"] == pytest.approx(0, abs=1e-3)
-        assert result["pixels"] == 97 * 100
-
-
-def test_rasters_that_cannot_be_compared_are_refused(raster, tmp_path):
-    dem = tiles(0, 1, 40)[0]
-    truth = raster("truth.tif", dem)
-    shifted = rasterio.Affine(30, 0, 400_030, 0, -30, 4_500_000)
-    for other in (raster("a.tif", dem, transform=shifted), raster("b.tif", dem, crs="EPSG:32631"), raster("c.tif", dem[:30])):
-        with pytest.raises(WrongShape, match=f"{other.name} and .*truth.tif lie on different grids: resample one onto the other"):
-            score(other, truth)
-    with pytest.raises(WrongShape, match="prediction is NaN where the truth is known"):
-        score(raster("holes.tif", dem.masked_fill(dem > 1500, torch.nan)), truth)
-    with pytest.raises(UnreadableRaster, match="missing.tif cannot be read"):
-        score(tmp_path / "missing.tif", truth)
-    with pytest.raises(NoTiles, match="nothing to score"):
-        score(truth, raster("empty.tif", dem * torch.nan)).result()
