@@ -15,7 +15,7 @@ from sat2dem_core.models.methods import METHODS, build_method
 
 
 def test_paper_preset_is_the_authors_settings():
-    """Field by field; what the authors name no value for is off, and what a schedule does not use stands at its default."""
+    """Field by field. Settings that the authors do not name are off; those that the schedule ignores have defaults."""
     assert asdict(preset("paper")) == {
         "scene": "rocky-mountain", "split": "paper", "version": 1, "tile": 256, "stride": 256,
         "method": "unet", "attention": "none", "attention_form": "paper", "drpan": "detached", "normalization": "shift",
@@ -75,7 +75,8 @@ def test_values_that_make_no_run_are_refused_and_named(name, value):
 
 
 def test_tiles_that_overlap_cannot_be_split_by_blocks():
-    with pytest.raises(InvalidConfig, match="tiles of 64 px at a stride of 4 px overlap, also across blocks: set stride=64"):
+    message = "tiles of 64 px at a stride of 4 px overlap, also across blocks: set stride=64"
+    with pytest.raises(InvalidConfig, match=message):
         Config(split="blocks")
     Config(split="blocks", stride=64)
 
