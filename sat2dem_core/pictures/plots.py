@@ -1,7 +1,7 @@
-"""Every picture of the book, in one visual language.
+"""The book's figures of images, elevations, errors and training, all in one style.
 
-Elevation is drawn in a perceptually uniform map over its hillshade, errors in a diverging map with white at zero, and
-panels of one row share their limits, which a color bar with a unit states.
+They show elevation in a perceptually uniform color map over its hillshade, and errors in a diverging map with white at
+zero. Panels of one row share their limits, and a color bar states them with their unit.
 """
 
 from typing import Any
@@ -29,25 +29,25 @@ WIDTH = 7.0  # inches, of a figure as wide as the page: its text is legible on a
 STYLE: dict[str, Any] = {
     "figure.dpi": 130, "font.size": 11.5, "axes.titlesize": 11.5, "axes.labelsize": 11.5, "legend.fontsize": 10.5,
     "xtick.labelsize": 10.5, "ytick.labelsize": 10.5, "axes.spines.top": False, "axes.spines.right": False,
-    # Okabe and Ito's colors, which the color-blind tell apart, without their yellow, which nobody sees on white
+    # Okabe and Ito's colors, which color-blind readers can tell apart, without the yellow, which is too pale on white
     "axes.prop_cycle": cycler(color=["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000"]),
 }
 
 
 def use_style() -> None:
-    """Draw what follows as the book does: sizes of text for a page and a phone, colors for every eye."""
+    """Draw all later figures in the book's style: text legible on a phone, colors that color-blind readers see."""
     plt.style.use(STYLE)
 
 
 def _bare(axis: Axes, title: str, gsd: tuple[float, float]) -> None:
     axis.set(title=title, xticks=[], yticks=[])
-    axis.set_aspect(gsd[0] / gsd[1])  # a pixel of 167 by 127 m is no square
+    axis.set_aspect(gsd[0] / gsd[1])  # pixels need not be square: 167 by 127 m, for example
     for spine in axis.spines.values():
         spine.set_visible(False)
 
 
 def show_image(axis: Axes, rgb: np.ndarray, gsd: tuple[float, float], title: str = "Image") -> None:
-    """Draw a uint8 image (3, H, W)."""
+    """Draw a uint8 image (3, H, W) with pixels of ``gsd`` (down the rows, along the columns), meters."""
     axis.imshow(np.moveaxis(rgb, 0, -1))
     _bare(axis, title, gsd)
 
@@ -59,7 +59,8 @@ def show_dem(
     """Draw elevation (H, W) in meters over its hillshade.
 
     Args:
-        limits: elevations of the color map's ends; those of ``dem`` when not given.
+        gsd: ground sampling distance (down the rows, along the columns), meters.
+        limits: elevations at the ends of the color map, meters; the lowest and highest of ``dem`` when not given.
         label: of the color bar; None for no bar.
     """
     low, high = (np.nanmin(dem), np.nanmax(dem)) if limits is None else limits
@@ -73,7 +74,13 @@ def show_error(
     axis: Axes, error: np.ndarray, gsd: tuple[float, float], title: str = "Error", limit: float | None = None,
     label: str | None = "m",
 ) -> None:
-    """Draw an error (H, W) in meters: red where the prediction is too high, blue where too low."""
+    """Draw an error (H, W) in meters: red where the prediction is too high, blue where it is too low.
+
+    Args:
+        gsd: ground sampling distance (down the rows, along the columns), meters.
+        limit: error at the ends of the color map, meters; the largest one when not given.
+        label: of the color bar; None for no bar.
+    """
     limit = float(np.nanmax(np.abs(error))) if limit is None else limit
     drawn = axis.imshow(error, cmap=ERROR, vmin=-limit, vmax=limit)
     _bare(axis, title, gsd)
@@ -86,11 +93,11 @@ def _bar(axis: Axes, drawn: ScalarMappable, label: str | None) -> None:
 
 
 def scene_figure(scene: xr.Dataset) -> Figure:
-    """A scene's image beside its elevation, with a scale bar."""
+    """A scene's image and its elevation, side by side, with a scale bar."""
     gsd = ground_sampling_distance(scene)
     figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 3.9), layout="constrained")
-    show_image(left, scene.rgb.values, gsd, "What the satellite saw")
-    show_dem(right, scene.dem.values, gsd, "How high the ground is", label="elevation, m")
+    show_image(left, scene.rgb.values, gsd, "Satellite image")
+    show_dem(right, scene.dem.values, gsd, "Elevation", label="elevation, m")
     scale_bar(left, gsd)
     return figure
 
@@ -98,8 +105,9 @@ def scene_figure(scene: xr.Dataset) -> Figure:
 def scale_bar(axis: Axes, gsd: tuple[float, float]) -> None:
     """A bar of a round length, about a quarter of the picture, in its lower left corner."""
     left, right = axis.get_xlim()
-    meters = (right - left) * gsd[1] / 4
-    length = max(step * 10 ** int(np.log10(meters)) for step in (1, 2, 5) if step * 10 ** int(np.log10(meters)) <= meters)
+    longest = (right - left) * gsd[1] / 4  # m
+    power = 10 ** int(np.log10(longest))
+    length = max(step * power for step in (1, 2, 5) if step * power <= longest)
     x, y = left + 0.05 * (right - left), axis.get_ylim()[0] * 0.94
     axis.plot([x, x + length / gsd[1]], [y, y], color="white", lw=4, solid_capstyle="butt")
     text = f"{length / 1000:g} km" if length >= 1000 else f"{length:g} m"
@@ -109,34 +117,38 @@ def scale_bar(axis: Axes, gsd: tuple[float, float]) -> None:
 def prediction_figure(
     rgb: np.ndarray, truth: np.ndarray, prediction: np.ndarray, gsd: tuple[float, float], label: str = "m"
 ) -> Figure:
-    """Tiles in rows: image, truth, prediction, and prediction minus truth, on shared limits.
+    """One row for each tile: image, truth, prediction, and prediction minus truth; all rows share their limits.
 
     Args:
         rgb: (N, 3, T, T) uint8.
         truth, prediction: (N, T, T) meters.
-        label: of the elevation's color bar.
+        gsd: ground sampling distance (down the rows, along the columns), meters.
+        label: of the color bar of elevations.
     """
     rows = len(rgb)
     figure, axes = plt.subplots(rows, 4, figsize=(WIDTH, 2.3 * rows), layout="constrained", squeeze=False)
     limits = (min(np.nanmin(truth), np.nanmin(prediction)), max(np.nanmax(truth), np.nanmax(prediction)))
     error = prediction - truth
     limit = float(np.nanmax(np.abs(error)))
-    titles = ("Image", "Truth", "Prediction", "Error")
     for row, panels in enumerate(axes):
-        names = titles if row == 0 else ("",) * 4
-        show_image(panels[0], rgb[row], gsd, names[0])
-        show_dem(panels[1], truth[row], gsd, names[1], limits, label=None)
-        show_dem(panels[2], prediction[row], gsd, names[2], limits, label=None)
-        show_error(panels[3], error[row], gsd, names[3], limit, label=None)
-    drawn = ScalarMappable(Normalize(*limits), ELEVATION)
-    figure.colorbar(drawn, ax=axes[:, 1:3], location="bottom", shrink=0.6, aspect=40, label=label)
-    drawn = ScalarMappable(Normalize(-limit, limit), ERROR)
-    figure.colorbar(drawn, ax=axes[:, 3:], location="bottom", shrink=0.9, label="prediction − truth, m")
+        titles = ("Image", "Truth", "Prediction", "Error") if row == 0 else ("",) * 4
+        show_image(panels[0], rgb[row], gsd, titles[0])
+        show_dem(panels[1], truth[row], gsd, titles[1], limits, label=None)
+        show_dem(panels[2], prediction[row], gsd, titles[2], limits, label=None)
+        show_error(panels[3], error[row], gsd, titles[3], limit, label=None)
+    elevations = ScalarMappable(Normalize(*limits), ELEVATION)
+    figure.colorbar(elevations, ax=axes[:, 1:3], location="bottom", shrink=0.6, aspect=40, label=label)
+    errors = ScalarMappable(Normalize(-limit, limit), ERROR)
+    figure.colorbar(errors, ax=axes[:, 3:], location="bottom", shrink=0.9, label="prediction − truth, m")
     return figure
 
 
 def curves_figure(logs: dict[str, pd.DataFrame]) -> Figure:
-    """Training loss and validation MAE of runs by name, over their steps."""
+    """Training loss and validation MAE of several runs over their steps.
+
+    Args:
+        logs: each run's log, by the name for the legend: columns ``step``, ``loss`` and ``validation_mae`` (meters).
+    """
     figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 3.0), layout="constrained")
     for name, log in logs.items():
         left.plot(log.step, log.loss, marker=".", label=name)
@@ -151,38 +163,67 @@ def curves_figure(logs: dict[str, pd.DataFrame]) -> Figure:
 
 
 def quality_figure(table: pd.DataFrame, histogram: tuple[np.ndarray, np.ndarray]) -> Figure:
-    """A store at a glance: where its tiles lie, how high, how rugged and cloudy, how well images and elevation fit.
+    """A store in four panels: where its tiles lie; elevations; relief and clouds; how far images are shifted.
 
     Args:
         table, histogram: see :func:`sat2dem_core.dataset.quality.inspect` and ``elevation_histogram``.
     """
     figure, ((where, height), (relief, shift)) = plt.subplots(2, 2, figsize=(WIDTH, 6.4), layout="constrained")
-    flagged = table[table.flagged != ""]
-    along = np.cos(np.radians(table.lat.mean()))
-    squares = [Rectangle((lon - 0.034 / along, lat - 0.034), 0.068 / along, 0.068) for lon, lat in zip(table.lon, table.lat)]  # °
-    edges = np.where(table.flagged != "", "red", "none")
-    drawn = where.add_collection(PatchCollection(squares, array=table["mean"], cmap=ELEVATION, edgecolors=edges, linewidths=1.5))
-    figure.colorbar(drawn, ax=where, label="mean elevation, m")
-    where.set(title=f"{len(table)} tiles, {len(flagged)} flagged (red)", xlabel="longitude, °", ylabel="latitude, °", aspect=1 / along)
-    where.autoscale()
-    where.locator_params(axis="x", nbins=4)
+    _draw_locations(where, table)
     height.stairs(*histogram, fill=True, color="#0072B2")
     height.set(title="Elevation of all pixels", xlabel="m", ylabel="pixels")
-    relief.scatter(table.relief, 100 * table.cloud_share, s=14, color="#0072B2")
-    relief.scatter(flagged.relief, 100 * flagged.cloud_share, facecolor="none", edgecolor="red", s=40)
-    relief.set(title="Relief and clouds", xlabel="highest minus lowest point, m", ylabel="cloud in the looks, %", ylim=(0, None))
-    dots = shift.scatter(table.east, table.down, c=table.shading, cmap="cividis", vmin=0, s=14)
-    figure.colorbar(dots, ax=shift, label="correlation with shading")
-    shift.add_patch(Circle((0, 0), 1, fill=False, color="gray"))
-    reach = max(2.0, 1.1 * np.nanmax(np.abs(table[["east", "down"]].values), initial=0))
-    shift.set(title="Image against elevation", xlabel="px to the east", ylabel="px down", xlim=(-reach, reach), ylim=(reach, -reach), aspect="equal")
+    _draw_clouds(relief, table)
+    _draw_shifts(shift, table)
     for axis in (where, height, relief, shift):
         axis.grid(alpha=0.3)
     return figure
 
 
+def _draw_locations(axis: Axes, table: pd.DataFrame) -> None:
+    """A square for each tile, colored by its mean elevation, with a red edge where the tile is flagged."""
+    aspect, half = np.cos(np.radians(table.lat.mean())), 0.034  # half a side of a square, ° of latitude
+    squares = [
+        Rectangle((lon - half / aspect, lat - half), 2 * half / aspect, 2 * half)
+        for lon, lat in zip(table.lon, table.lat)
+    ]
+    edges = np.where(table.flagged != "", "red", "none")
+    tiles = PatchCollection(squares, array=table["mean"], cmap=ELEVATION, edgecolors=edges, linewidths=1.5)
+    axis.figure.colorbar(axis.add_collection(tiles), ax=axis, label="mean elevation, m")
+    title = f"{len(table)} tiles, {(table.flagged != '').sum()} flagged (red)"
+    axis.set(title=title, xlabel="longitude, °", ylabel="latitude, °", aspect=1 / aspect)
+    axis.autoscale()
+    axis.locator_params(axis="x", nbins=4)
+
+
+def _draw_clouds(axis: Axes, table: pd.DataFrame) -> None:
+    """Relief and share of clouds of each tile, with a red ring where the tile is flagged."""
+    flagged = table[table.flagged != ""]
+    axis.scatter(table.relief, 100 * table.cloud_share, s=14, color="#0072B2")
+    axis.scatter(flagged.relief, 100 * flagged.cloud_share, facecolor="none", edgecolor="red", s=40)
+    axis.set(
+        title="Relief and clouds", xlabel="highest minus lowest point, m", ylabel="clouds in the acquisitions, %",
+        ylim=(0, None),
+    )
+
+
+def _draw_shifts(axis: Axes, table: pd.DataFrame) -> None:
+    """How far each image is shifted against its elevation, with a circle of one pixel."""
+    dots = axis.scatter(table.east, table.down, c=table.shading, cmap="cividis", vmin=0, s=14)
+    axis.figure.colorbar(dots, ax=axis, label="correlation with shading")
+    axis.add_patch(Circle((0, 0), 1, fill=False, color="gray"))
+    reach = max(2.0, 1.1 * np.nanmax(np.abs(table[["east", "down"]].values), initial=0))
+    axis.set(
+        title="Shift of image and elevation", xlabel="px to the east", ylabel="px down", xlim=(-reach, reach),
+        ylim=(reach, -reach), aspect="equal",
+    )
+
+
 def draw_run(run: Run) -> None:
-    """Draw a run's ``curves.png`` and, of three validation tiles with the best checkpoint, ``examples.png``."""
+    """Draw a run's ``curves.png``, and ``examples.png``: three validation tiles predicted by the best checkpoint.
+
+    Raises:
+        CannotWrite: the disk is full or the run's folder not writable.
+    """
     tiles, model = run.data.validation, run.model()
     rgb, dem = (np.asarray(array[:: max(1, len(tiles) // 3)][:3]) for array in (tiles.rgb, tiles.dem))
     scale = model.normalization
@@ -191,16 +232,17 @@ def draw_run(run: Run) -> None:
     label = "m above the tile's lowest point" if scale.kind == "shift" else f"m above {scale.low:.0f} m"
     examples = prediction_figure(rgb, truth, prediction, tiles.gsd, label)
     for name, figure in {"curves": curves_figure({"": run.log}), "examples": examples}.items():
-        with replacing(run.folder / f"{name}.png") as beside:
-            figure.savefig(beside, format="png", dpi=100)
+        with replacing(run.folder / f"{name}.png") as temporary:
+            figure.savefig(temporary, format="png", dpi=100)
         plt.close(figure)  # or a notebook would show it
 
 
 def study_figure(summary: pd.DataFrame, label: str = "MAE of relief, m") -> Figure:
-    """The mean error of each setting of a study, with its deviation, beside the constant.
+    """The mean error of each setting of a study, with its standard deviation, and the error of the constant baseline.
 
     Args:
         summary: see :func:`sat2dem_core.study.report.summarize`.
+        label: of the axis of errors.
     """
     names = [", ".join(map(str, point if isinstance(point, tuple) else (point,))) for point in summary.index]
     figure, axis = plt.subplots(figsize=(7, 1 + 0.28 * len(names)), layout="constrained")

@@ -1,4 +1,4 @@
-"""What a notebook shows that can be moved by hand: a piece of HTML on its own, and a picture where no script runs."""
+"""Interactive outputs of a notebook: HTML that needs nothing else, and a picture for readers that run no scripts."""
 
 import hashlib
 import html
@@ -38,17 +38,17 @@ class View:
     _png: bytes = field(repr=False)
 
     def png(self) -> bytes:
-        """The picture for readers that run no scripts, on white like every figure of the book."""
+        """The picture for where no script runs, on white like every figure of the book."""
         return self._png
 
     def save(self, path: str | PathLike) -> None:
-        """Write a page that stands alone, without the net.
+        """Write the view as an HTML page that needs no other file and no network.
 
         Raises:
             CannotWrite: the disk is full or the folder not writable.
         """
-        with replacing(Path(path)) as beside:
-            beside.write_text(_PAGE.format(title=html.escape(self.title), view=self._html), encoding="utf-8")
+        with replacing(Path(path)) as temporary:
+            temporary.write_text(_PAGE.format(title=html.escape(self.title), view=self._html), encoding="utf-8")
 
     def _repr_html_(self) -> str:
         return self._html
@@ -58,27 +58,27 @@ class View:
 
 
 def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
-    """An image as the bytes of a file."""
+    """The bytes of an image file of this kind, ``"PNG"`` for example, with Pillow's options."""
     with io.BytesIO() as file:
         image.save(file, kind, **options)
         return file.getvalue()
 
 
 def small_png(image: Image.Image, kmeans: int = 0) -> bytes:
-    """A PNG of few colors: a third of the size. Rare ones, such as the ends of a color bar, need ``kmeans`` of 1."""
+    """A PNG of 256 colors, a third of the size; ``kmeans`` of 1 keeps rare colors, such as the ends of a color bar."""
     return encoded(image.convert("RGB").quantize(256, kmeans=kmeans), "PNG", optimize=True)
 
 
 def data_address(image: Image.Image, **options: Any) -> str:
-    """An image as WebP within its address, so that nothing is fetched."""
+    """An image as a WebP data URL, so that the browser fetches nothing."""
     return f"data:image/webp;base64,{b64encode(encoded(image, 'WEBP', method=6, **options)).decode()}"
 
 
 def fill(template: str, values: dict[str, str]) -> str:
-    """A template beside this module with ``@NAME@`` replaced by its value, and ``@ID@`` by a name of its own.
+    """A template of this folder with each ``@NAME@`` replaced by its value, and ``@ID@`` by a digest of the values.
 
-    The name follows from the content: the same cell run again gives the same output.
+    A digest, because the same cell run again must give the same output.
     """
     values = values | {"ID": hashlib.sha256(json.dumps(values).encode()).hexdigest()[:12]}
     text = (Path(__file__).parent / template).read_text(encoding="utf-8")
-    return re.sub("@([A-Z]+)@", lambda place: values[place[1]], text)
+    return re.sub("@([A-Z]+)@", lambda match: values[match[1]], text)
