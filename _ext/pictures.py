@@ -35,7 +35,7 @@ class WebP(SphinxTransform):
 def visit_image(self: HTML5Translator, node: nodes.image) -> None:
     path = Path(self.builder.srcdir, node["uri"])  # before Sphinx makes it that of the built page
     HTML5Translator.visit_image(self, node)
-    if path.suffix in (".png", ".webp") and path.exists():
+    if path.suffix in (".png", ".jpg", ".webp") and path.exists():
         with Image.open(path) as picture:
             width, height = picture.size
         self.pictures = getattr(self, "pictures", 0) + 1

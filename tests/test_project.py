@@ -88,7 +88,7 @@ def test_chapter_opens_in_colab_and_tells_what_its_pictures_show(path):
     assert notebook.metadata.accelerator == "GPU"
     for cell in code:
         assert all(output.output_type != "error" and output.get("name") != "stderr" for output in cell.outputs)
-        if any("image/png" in output.get("data", {}) for output in cell.outputs):
+        if any({"image/png", "image/jpeg"} & set(output.get("data", {})) for output in cell.outputs):
             shown = cell.metadata.mystnb
             assert len(shown.image.alt) > 30 and len(shown.figure.caption) > 30, cell.id
     assert any(cell.outputs for cell in code), "the chapter was never executed: make refresh"
