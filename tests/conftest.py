@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 
 import matplotlib
@@ -17,7 +16,7 @@ import rasterio
 import rioxarray  # a Dataset has ``rio`` once this is imported
 import torch
 import xarray as xr
-from browser import browse
+from browser import STILL, browse
 from catalog import World
 from file_server import file_server
 from hypothesis import settings
@@ -42,7 +41,8 @@ def pytest_configure(config):
     # rasterio and rioxarray multiply affine transforms with an operator that affine 3 will drop; theirs to change.
     config.addinivalue_line("filterwarnings", "ignore:Use `@` matmul:PendingDeprecationWarning")
     config.addinivalue_line("filterwarnings", "ignore:The 'shapely.ops.transform:DeprecationWarning:odc")
-    config.addinivalue_line("filterwarnings", "ignore:Support for class-based `config`:DeprecationWarning:planetary_computer")
+    pydantic = "ignore:Support for class-based `config`:DeprecationWarning:planetary_computer"
+    config.addinivalue_line("filterwarnings", pydantic)
     config.addinivalue_line("filterwarnings", "ignore:Dataset has no geotransform")  # of rasterio's own target
 
 
@@ -83,12 +83,31 @@ def require_system():
     return require
 
 
-@pytest.fixture
-def opened(tmp_path, require_system):
-    """``with opened(body, ...) as page:`` HTML in Chromium, which must have no complaint and ask for nothing else."""
+@pytest.fixture(scope="module")
+def chromium(require_system):
+    """``chromium(options)``: the system's Chromium, started once a module for each list of options."""
+    program = require_system("chromium")
     if importlib.util.find_spec("playwright") is None:
         require_system("playwright (in the extra 'test')")
-    return partial(browse, require_system("chromium"), tmp_path / "page.html")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browsers = {}
+
+        def launch(options=STILL):
+            if (key := tuple(options)) not in browsers:
+                browsers[key] = playwright.chromium.launch(executable_path=program, args=options)
+            return browsers[key]
+
+        yield launch
+        for browser in browsers.values():
+            browser.close()
+
+
+@pytest.fixture
+def opened(tmp_path, chromium):
+    """``with opened(body, ...) as page:`` HTML in Chromium, which must log nothing and request nothing else."""
+    return lambda body, options=STILL, **context: browse(chromium(options), tmp_path / "page.html", body, **context)
 
 
 @pytest.fixture
