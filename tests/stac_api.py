@@ -95,5 +95,6 @@ def stac_api(collections: list[dict], items: list[dict]) -> Iterator[str]:
                     yield url
         except BaseException as error:
             for log in sorted(folder.glob("*.log")):
-                error.add_note(f"{log.name}:\n{log.read_text()[-4000:]}")
+                text = log.read_text(encoding="utf-8", errors="replace")
+                error.add_note(f"{log.name}:\n{text[-4000:]}")
             raise

@@ -249,7 +249,8 @@ def _covered(items: Sequence[pystac.Item], geobox: GeoBox) -> np.ndarray:
     for item in items:
         if item.bbox is None:
             raise MissingAsset(
-                f"{item.id} states no bounding box, so its voids cannot be told from open sea: use another catalog"
+                f"{item.id} states no bounding box, so its voids cannot be distinguished from open sea: use another "
+                "catalog"
             )
         west, south, east, north = item.bbox
         covered |= (lon >= west) & (lon <= east) & (lat >= south) & (lat <= north)

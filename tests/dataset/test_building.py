@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from catalog import BORDER, BORDER_REGION
-from dask.distributed import Client, LocalCluster
+from dask.distributed import Client
 from made_up import made_up, square
 
 from sat2dem_core.dataset import stac
@@ -27,11 +27,11 @@ def everything(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture(params=["threads", "cluster"])
 def client(request):
-    """None, so that threads of this process build, and a cluster of one worker."""
+    """None, so that threads of this process build, or a client of a cluster of one worker in this process."""
     if request.param == "threads":
         yield None
     else:
-        with Client(processes=False, n_workers=1, threads_per_worker=2, dashboard_address=None) as client:
+        with Client(processes=False, n_workers=1, threads_per_worker=2, dashboard_address=":0") as client:
             yield client
 
 
@@ -114,9 +114,8 @@ def test_a_build_killed_at_any_moment_continues_and_ends_byte_for_byte_the_same(
     assert everything(store) == everything(built)
 
 
-def test_two_processes_build_the_same_store(tmp_path, request_, built):
-    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster, Client(cluster) as client:
-        store = build(tmp_path / "border.zarr", BORDER_REGION, request_, client=client, progress=False)
+def test_two_processes_build_the_same_store(tmp_path, request_, built, cluster):
+    store = build(tmp_path / "border.zarr", BORDER_REGION, request_, client=cluster, progress=False)
     assert everything(store) == everything(built)
 
 

@@ -9,11 +9,11 @@ from sat2dem_core.dataset.catalogs import Request, source
 from sat2dem_core.errors import InvalidRegion, UnknownName
 
 
-@pytest.mark.parametrize(("period", "said"), [
+@pytest.mark.parametrize(("period", "message"), [
     (("2023-06-30", "2023-06-01"), "reversed"), (("June", "2023-06-01"), "no pair of days"),
 ])
-def test_impossible_periods(period, said):
-    with pytest.raises(InvalidRegion, match=said):
+def test_impossible_periods(period, message):
+    with pytest.raises(InvalidRegion, match=message):
         Request(*period)
 
 

@@ -45,8 +45,8 @@ def test_paper_split_leaves_the_global_random_state_alone():
 
 
 @pytest.fixture(scope="module")
-def ground(make_scene):
-    """A scene that is large enough for every scene of the tests of gaps."""
+def large_scene(make_scene):
+    """A scene from which those of the next test are cut."""
     return make_scene(268, 268)
 
 
@@ -54,10 +54,10 @@ def ground(make_scene):
     size=st.sampled_from([32, 64]), more=st.tuples(*[st.integers(0, 50)] * 4), gap=st.integers(0, 40),
     stride=st.integers(3, 70),
 )
-def test_no_tile_comes_within_the_gap_of_another_region(ground, size, more, gap, stride):
+def test_no_tile_comes_within_the_gap_of_another_region(large_scene, size, more, gap, stride):
     north, south, west, east = (size + extra for extra in more)
     height, width = north + gap + south, west + gap + east
-    scene = ground.isel(y=slice(height), x=slice(width))
+    scene = large_scene.isel(y=slice(height), x=slice(width))
     regions = divide(scene, test=east / width, validation=south / height, gap=gap)
     train, *held_out = (cut(region, size, stride) for region in regions)
     image, elevation = scene.rgb.values, scene.dem.values

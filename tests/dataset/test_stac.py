@@ -64,7 +64,8 @@ def test_an_item_without_a_baseline_is_refused(world):
     ("sentinel-2-l2a_planetary-computer_item.json", 0.0), ("sentinel-2-l2a_earth-search-v0_item.json", None),
 ])
 def test_real_items_state_their_baseline_or_are_refused(shared, name, offset):
-    item = pystac.Item.from_dict(json.loads((shared / "data/stac" / name).read_text()), preserve_dict=False)
+    text = (shared / "data/stac" / name).read_text(encoding="utf-8")
+    item = pystac.Item.from_dict(json.loads(text), preserve_dict=False)
     scaling = stac.SENSORS["sentinel-2"][1]
     if offset is None:
         with pytest.raises(MissingAsset, match=item.id):
