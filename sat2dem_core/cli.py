@@ -53,7 +53,7 @@ def _one_of(names: Iterable[str]) -> str:
 def _add_train(train: argparse.ArgumentParser) -> None:
     train.description = (
         "Train a model, or continue or load the run in a folder. On several GPUs: torchrun --nproc-per-node 2 "
-        "-m sat2dem_core train ..."
+        "-m -- sat2dem_core train ..."
     )
     train.add_argument(
         "--preset", default="cpu", metavar=_one_of(PRESETS), help="settings to start from (default: cpu)"
@@ -152,7 +152,7 @@ def _add_study(study: argparse.ArgumentParser) -> None:
     study.description = (
         "Train and score every run of a study, and write a table with one row per run. After an interruption, the same "
         "command continues where it stopped. On several GPUs or machines, each makes a share of the runs: torchrun "
-        "--nproc-per-node 2 -m sat2dem_core study ..."
+        "--nproc-per-node 2 -m -- sat2dem_core study ..."
     )
     study.add_argument("study", metavar="STUDY", help="a TOML file with a preset and [[grid]] tables of settings")
     study.add_argument("table", metavar="CSV", help="the table to write")
