@@ -45,15 +45,27 @@ def generator_after(steps: int = 1, **changes) -> torch.Tensor:
     return torch.cat([parameter.flatten() for parameter in method.generator.parameters()])
 
 
+@pytest.fixture(scope="module")
+def sample():
+    """Data of a corner of the sample by normalization, and two images that a model must be able to predict."""
+    scene, data = open_scene(), {}
+    for normalization in NORMALIZATIONS:
+        config = preset("cpu", normalization=normalization, **SMALL)
+        data[normalization] = prepare(config, scene.isel(x=slice(0, 279), y=slice(0, 263)))
+    return data, prepare(config, scene).test.rgb[:2]
+
+
 @pytest.mark.parametrize(
     ("method", "attention", "gradient", "normalization"),
     list(itertools.product(METHODS, ATTENTIONS, ("none", "first", "fused"), NORMALIZATIONS)),
 )
-def test_every_combination_trains_saves_reloads_and_predicts(method, attention, gradient, normalization, tmp_path):
+def test_every_combination_trains_saves_reloads_and_predicts(
+    method, attention, gradient, normalization, sample, tmp_path
+):
     config = preset("cpu", method=method, attention=attention, gradient=gradient, normalization=normalization, **SMALL)
-    run = train(config, scene=open_scene().isel(x=slice(0, 279), y=slice(0, 263)), run=tmp_path, progress=False)
+    data, rgb = sample
+    run = train(config, data=data[normalization], run=tmp_path, progress=False)
     model = load_model(tmp_path)
-    rgb = prepare(config).test.rgb[:2]
     assert model.predict(rgb).isfinite().all()
     assert run.log.step.iloc[-1] == 2
     assert torch.equal(model.predict(rgb), run.model("best").predict(rgb))

@@ -105,7 +105,8 @@ def test_prediction_does_not_depend_on_the_batch(trained, hills):
 def test_json_cut_short_is_refused(run, share):
     text = (run / "best.json").read_text()
     (run / "best.json").write_text(text[: int(len(text) * share)])
-    with pytest.raises(DamagedCheckpoint, match=r"best\.json is no whole checkpoint .*copy .* again, or train it again"):
+    said = r"best\.json is no whole checkpoint .*copy .* again, or train it again"
+    with pytest.raises(DamagedCheckpoint, match=said):
         load_model(run)
 
 
@@ -123,7 +124,7 @@ def test_weights_cut_short_are_refused(run, share):
     weights = run / rewrite(run)["weights"]
     content = weights.read_bytes()
     weights.write_bytes(content[: int(len(content) * share)])
-    with pytest.raises(DamagedCheckpoint, match=rf"{weights.name} is not what was written .*copy the checkpoint again"):
+    with pytest.raises(DamagedCheckpoint, match=rf"{weights.name} differs from what was written .*copy the checkpoint"):
         load_model(run)
 
 

@@ -7,8 +7,6 @@ import torch
 from sat2dem_core.config import preset
 from sat2dem_core.dataset.parts import prepare
 from sat2dem_core.errors import InvalidConfig
-from sat2dem_core.models.device import memory_advice
-from sat2dem_core.training import loader
 from sat2dem_core.training.loader import Batches
 
 CPU = torch.device("cpu")
@@ -37,7 +35,7 @@ def test_an_epoch_can_be_taken_up_where_it_was_left(data, small):
 @pytest.mark.parametrize("kind", ["memmap", "no room", "array-like"])
 def test_tiles_that_do_not_fit_stream_and_are_the_same(data, small, tmp_path, kind, capsys):
     class Stored:
-        """What a Zarr array offers: a shape, slices, and sorted lists of numbers."""
+        """An array as Zarr offers it: slices, and sorted lists of numbers."""
 
         def __init__(self, array):
             self.array = array
@@ -67,15 +65,17 @@ def test_processes_share_every_batch_and_their_weights_sum_to_one(data, small, p
     shares = [epoch(data, config, rank=rank, processes=processes) for rank in range(processes)]
     for batch, parts in zip(whole, zip(*shares), strict=True):
         assert sum(part.weight for part in parts) == pytest.approx(1)
-        rows = torch.cat([torch.arange(part.first, part.first + len(part.image)) for part in parts])
-        images = torch.cat([part.image for part in parts])
+        assert {part.total for part in parts} == {batch.total}
         if batch.total >= processes:
-            assert rows.tolist() == list(range(batch.total)) and torch.equal(images, batch.image)
+            assert torch.equal(torch.cat([part.index for part in parts]), batch.index)
+            assert torch.equal(torch.cat([part.image for part in parts]), batch.image)
         else:  # too few to share: each has them all
             assert all(torch.equal(part.image, batch.image) for part in parts)
 
 
-@pytest.mark.parametrize(("flips", "axes"), [("none", []), ("horizontal", [-1]), ("vertical", [-2]), ("both", [-1, -2])])
+@pytest.mark.parametrize(
+    ("flips", "axes"), [("none", []), ("horizontal", [-1]), ("vertical", [-2]), ("both", [-1, -2])]
+)
 def test_flips_mirror_along_the_axes_that_were_asked_for(data, small, flips, axes):
     plain = {tuple(batch.index.tolist()): batch.image for batch in epoch(data, replace(small, flips="none"))}
     seen = set()
@@ -91,12 +91,12 @@ def test_crops_lie_anywhere_in_the_training_region_but_never_on_nodata(hills, sm
     scene["dem"][40, 40] = np.nan
     config = replace(small, crops=True, normalization="global", flips="none")
     data = prepare(config, scene)
-    made = Batches(data, config, CPU)
+    batches = Batches(data, config, CPU)
     corners = []
     for number in range(30):
-        for batch in made.epoch(number):
+        for batch in batches.epoch(number):
             assert batch.dem.isfinite().all()
-            for row, column in made.corners[batch.index].tolist():
+            for row, column in batches.corners[batch.index].tolist():
                 corners.append((row, column))
             row, column = corners[-1]
             region = data.region.rgb.values[:, row : row + 32, column : column + 32]
@@ -104,37 +104,9 @@ def test_crops_lie_anywhere_in_the_training_region_but_never_on_nodata(hills, sm
     height, width = data.region.sizes["y"], data.region.sizes["x"]
     assert len(corners) == 30 * len(data.train) and len(set(corners)) > 200
     assert max(row for row, _ in corners) <= height - 32 and max(column for _, column in corners) <= width - 32
-    assert made.names(torch.tensor([0])) == ["the crop at row 0, column 0"]
+    assert batches.names(torch.tensor([0])) == ["the crop at row 0, column 0"]
 
 
 def test_crops_want_a_region():
     with pytest.raises(InvalidConfig, match="crops are cut from a region, .* choose split=space"):
         preset("paper", crops=True)
-
-
-@pytest.mark.parametrize(
-    ("fits", "advice"),
-    [
-        (1, "; 1 do: use batch=1, or accumulate=16, which gives the same update in 16 parts"),
-        (5, "; 5 do: use batch=5, or accumulate=4, which gives the same update in 4 parts"),
-        (15, "; 15 do: use batch=15, or accumulate=2, which gives the same update in 2 parts"),
-        (0, ", nor does one: use fewer features, smaller tiles, or another device"),
-    ],
-)
-def test_memory_advice_names_the_largest_batch_that_fits(fits, advice, monkeypatch):
-    monkeypatch.setattr(loader, "processor", lambda: "a small GPU")
-
-    def attempt(tiles):
-        if tiles > fits:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-
-    said = memory_advice(16, preset("cpu", batch=16), attempt)
-    assert said == "16 tiles at once do not fit into the memory of a small GPU" + advice
-
-
-def test_memory_advice_hides_no_other_error():
-    def attempt(tiles):
-        raise RuntimeError("something else")
-
-    with pytest.raises(RuntimeError, match="something else"):
-        memory_advice(16, preset("cpu"), attempt)
