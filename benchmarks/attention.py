@@ -1,6 +1,6 @@
-"""What attention costs: seconds and operations of one Pix2Pix step at the paper's size (256 px, 64 features, float32).
+"""Cost of attention: seconds and operations of a Pix2Pix step at the paper's size (256 px, 64 features, float32).
 
-Beside our GAM stands the form it was published in, with linear layers that move the channels to the end and back.
+Our GAM is compared with the form of its article, in which linear layers move the channels to the end and back.
 
 Usage: python benchmarks/attention.py [--batch 4] [--repeats 5]
 """
@@ -14,13 +14,13 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from sat2dem_core.config import preset
+from sat2dem_core.models import attention
 from sat2dem_core.models.device import processor
 from sat2dem_core.models.methods import Method, build_method
-from sat2dem_core.pictures.diagrams import attention
 
 
 class PublishedChannel(attention.GlobalChannel):
-    """GAM's channel half with the layers as its article writes them."""
+    """GAM's channel half with the layers of its article."""
 
     def forward(self, x: Tensor) -> Tensor:
         weights = self.channel_mlp(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
@@ -51,7 +51,7 @@ def method(name: str) -> Method:
 
 
 def measure(names: list[str], batch: int, repeats: int) -> tuple[dict[str, list[float]], dict[str, float]]:
-    """Seconds of each repeat, the names taking turns, and operations of a sample in GFLOP."""
+    """Seconds of each repeat, the names taking turns, and operations per sample in GFLOP."""
     image, dem = torch.rand(batch, 3, 256, 256) * 2 - 1, torch.rand(batch, 1, 256, 256) * 2 - 1
     methods, seconds, operations = {name: method(name) for name in names}, {name: [] for name in names}, {}
     for name, built in methods.items():  # also the warm-up
@@ -76,7 +76,7 @@ def main() -> None:
     seconds, operations = measure(names, args.batch, args.repeats)
     print(f"Pix2Pix step, batch {args.batch}, 256 px, float32, {processor()}, {torch.get_num_threads()} threads, "
           f"torch {torch.__version__}; median of {args.repeats}, ratios within each round\n")
-    print("| attention | s a step | times none | GFLOP a sample | times none |")
+    print("| attention | s per step | times none | GFLOP per sample | times none |")
     print("| --- | ---: | ---: | ---: | ---: |")
     for name in names:
         ratio = statistics.median(a / b for a, b in zip(seconds[name], seconds["none"]))

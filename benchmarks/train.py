@@ -1,9 +1,10 @@
-"""What makes training fast: samples a second of Pix2Pix at the paper's size (256 px, 64 features), data included.
+"""Speed of training: samples per second of Pix2Pix at the paper's size (256 px, 64 features), data included.
 
-First a plain loop with the authors' settings (doi 10.1007/s41064-026-00393-y) beside ours: it decodes two GeoTIFFs a
-sample in two workers, computes in float32, measures MAE, RMSE and SSIM on every training batch and copies its losses to
-the host each step, 32 samples at a time. Then ours with each switch turned, by default 8 at a time to save time, the two
-taking turns, so that what else the machine does falls on both. Then how long the ``cpu`` preset takes from import to its first step.
+First our loop compared with a plain one with the authors' settings (doi 10.1007/s41064-026-00393-y), which decodes two
+GeoTIFFs for each sample in two workers, computes in float32, measures MAE, RMSE and SSIM on every training batch and
+copies its losses to the host at each step, with batches of 32. Then our loop with each switch on and off, by default
+with batches of 8 to save time. The two that are compared take turns, so that other work of the machine slows both alike.
+Then the time of the ``cpu`` preset from import to the end of its first step.
 
 Usage: python benchmarks/train.py [--batch 8] [--rounds 7] (writes results/training.md, or training-gpu.md on a GPU)
 """
@@ -62,12 +63,12 @@ train(preset("cpu"), run=os.environ["RUN"], progress=False)
 
 @dataclass(frozen=True)
 class Switches:
-    """How our loop runs; what is not named here it always does."""
+    """Choices of our loop that the benchmark turns on and off."""
 
     mixed: bool = True
     fused: bool = True
     resident: bool = True
-    shared: bool = True  # the generator's step leaves the discriminator's weights without gradients, the fake is made once
+    shared: bool = True  # the generator's step computes no gradients of the discriminator's weights
     channels_last: bool = False
     compiled: bool = False
     ssim: bool = False  # on every training batch
@@ -76,7 +77,7 @@ class Switches:
 
 
 def made_up(count: int) -> Tiles:
-    """Tiles of the paper's size; what they show does not matter here."""
+    """Random tiles of the paper's size."""
     draws = np.random.default_rng(0)
     rgb = draws.integers(0, 255, (count, 3, 256, 256), dtype=np.uint8)
     dem = draws.normal(800, 200, (count, 256, 256)).clip(-168, 3472).astype(np.float32)
@@ -101,7 +102,7 @@ class Folder(Dataset):
 
     def __getitem__(self, number: int) -> tuple[Tensor, Tensor]:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # these files lie nowhere on Earth
+            warnings.simplefilter("ignore")  # these files have no georeference
             with rasterio.open(self.folder / f"rgb_{number}.tif") as file:
                 image = torch.from_numpy(file.read()).float() / 127.5 - 1
             with rasterio.open(self.folder / f"dem_{number}.tif") as file:
@@ -173,7 +174,8 @@ def ours(switches: Switches, config: Config, data: Data, dataset: Folder, device
     config = replace(config, precision="mixed" if switches.mixed else "float32", compile=switches.compiled)
     method, losses, number = started(config, switches, device), [], 0
     fakes = []
-    method.generator.register_forward_hook(lambda net, given, fake: fakes.append(fake.detach()) if switches.ssim else None)
+    if switches.ssim:
+        method.generator.register_forward_hook(lambda network, given, fake: fakes.append(fake.detach()))
     batches = Batches(data, config, device)
 
     def epoch() -> Iterator[tuple[Tensor, Tensor]]:
@@ -187,7 +189,7 @@ def ours(switches: Switches, config: Config, data: Data, dataset: Folder, device
     )
     while True:
         for x, y in epoch():
-            if device.type == "cuda":  # the two contenders may want it differently
+            if device.type == "cuda":  # the two loops that take turns may differ in it
                 torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = switches.tf32
             method.seed(len(losses))
             if switches.shared:
@@ -205,39 +207,39 @@ def ours(switches: Switches, config: Config, data: Data, dataset: Folder, device
 
 
 def seconds(loop: Step, steps: int, device: torch.device) -> float:
-    """What a step takes."""
-    begun = time.perf_counter()
+    """Mean time of a step."""
+    started = time.perf_counter()
     for _ in range(steps):
         next(loop)
     if device.type == "cuda":
         torch.cuda.synchronize()
-    return (time.perf_counter() - begun) / steps
+    return (time.perf_counter() - started) / steps
 
 
 def duel(first: Step, second: Step, rounds: int, steps: int, device: torch.device) -> tuple[float, float, float]:
-    """Median seconds a step of two loops that take turns, and the median of each round's ratio, second to first."""
+    """Median seconds per step of two loops that take turns, and the median ratio within a round, second to first."""
     for loop in (first, second):
         seconds(loop, 3 if device.type == "cuda" else 1, device)  # warm-up, compilation
     pairs = [(seconds(first, steps, device), seconds(second, steps, device)) for _ in range(rounds)]
-    one, other = (statistics.median(times) for times in zip(*pairs))
-    return one, other, statistics.median(b / a for a, b in pairs)
+    medians = [statistics.median(times) for times in zip(*pairs)]
+    return medians[0], medians[1], statistics.median(b / a for a, b in pairs)
 
 
 def multiplication_rate(kind: torch.dtype, device: torch.device) -> float:
-    """FLOP a second that the device multiplies large matrices with, the best of several."""
+    """FLOP per second at which the device multiplies large matrices, the best of several."""
     size = 8192 if device.type == "cuda" else 2048
     a, b, best = *(torch.randn(size, size, device=device).to(kind) for _ in range(2)), 0.0
     for _ in range(12):
-        begun = time.perf_counter()
+        started = time.perf_counter()
         a @ b
         if device.type == "cuda":
             torch.cuda.synchronize()
-        best = max(best, 2 * size**3 / (time.perf_counter() - begun))
+        best = max(best, 2 * size**3 / (time.perf_counter() - started))
     return best
 
 
 def operations(config: Config, data: Data, dataset: Folder, device: torch.device) -> float:
-    """FLOP of one of our steps, a sample."""
+    """FLOP per sample of one of our steps."""
     loop = ours(Switches(), config, data, dataset, device)
     with FlopCounterMode(display=False) as counter:
         next(loop)
@@ -245,25 +247,25 @@ def operations(config: Config, data: Data, dataset: Folder, device: torch.device
 
 
 def first_step_seconds(times: int = 3) -> float:
-    """From the first import to the end of the first step of the cpu preset, in a fresh interpreter."""
-    found = []
+    """Time from the first import to the end of the first step of the cpu preset, in a new interpreter."""
+    seconds = []
     for _ in range(times):
         with tempfile.TemporaryDirectory() as folder:
             command = [sys.executable, "-c", FIRST_STEP]
             done = subprocess.run(command, env=os.environ | {"RUN": folder}, capture_output=True, text=True, check=True)
-        found.append(float(done.stdout.split()[-1]))
-    return statistics.median(found)
+        seconds.append(float(done.stdout.split()[-1]))
+    return statistics.median(seconds)
 
 
 def turned(device: torch.device) -> dict[str, tuple[Switches, Switches]]:
-    """Each switch: off and on."""
+    """Each switch, off and on."""
     best = Switches(channels_last=device.type == "cuda")
     pairs = {
         "16 bits (bfloat16, or float16 on older GPUs)": (replace(best, mixed=False), best),
         "channels-last": (replace(best, channels_last=False), replace(best, channels_last=True)),
         "fused optimizers": (replace(best, fused=False), best),
         "torch.compile" + (", CUDA graphs" if device.type == "cuda" else ""): (best, replace(best, compiled=True)),
-        "resident data (off: two GeoTIFFs a sample)": (replace(best, resident=False), best),
+        "resident data (off: two GeoTIFFs per sample)": (replace(best, resident=False), best),
         "no SSIM on training batches": (replace(best, ssim=True), best),
         "no wait for the losses of a step": (replace(best, wait=True), best),
         "discriminator's work shared": (replace(best, shared=False), best),
@@ -274,55 +276,76 @@ def turned(device: torch.device) -> dict[str, tuple[Switches, Switches]]:
     return pairs
 
 
+class Report:
+    """Lines that are printed at once and kept for the file of results."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def __call__(self, line: str) -> None:
+        print(line, flush=True)
+        self.lines.append(line)
+
+
+def compare_with_authors(
+    say: Report, paper: Config, data: Data, dataset: Folder, device: torch.device, rounds: int, steps: int
+) -> None:
+    """A table of our loop and the authors'."""
+    work = operations(paper, data, dataset, device)
+    rates = {kind: multiplication_rate(kind, device) for kind in (torch.float32, torch.bfloat16)}
+    our_loop = ours(Switches(channels_last=device.type == "cuda"), paper, data, dataset, device)
+    first, second, ratio = duel(our_loop, authors(dataset, paper.batch, device), rounds, steps, device)
+    say("| loop | samples/s | TFLOP/s | share of the bfloat16 rate |\n| --- | ---: | ---: | ---: |")
+    for name, seconds_per_step in (("authors' settings", second), ("ours", first)):
+        rate = work * paper.batch / seconds_per_step
+        samples = paper.batch / seconds_per_step
+        say(f"| {name} | {samples:.2f} | {rate / 1e12:.3f} | {rate / rates[torch.bfloat16]:.0%} |")
+    say(
+        f"\nOurs is **{ratio:.2f} times** as fast. A sample takes {work / 1e9:.0f} GFLOP; matrices are multiplied at "
+        f"{rates[torch.float32] / 1e12:.3f} TFLOP/s in float32 and {rates[torch.bfloat16] / 1e12:.3f} in bfloat16.\n"
+    )
+
+
+def compare_switches(
+    say: Report, config: Config, data: Data, dataset: Folder, device: torch.device, rounds: int, steps: int
+) -> None:
+    """A table of our loop with each switch off and on."""
+    say(f"Each switch, with batches of {config.batch}:\n")
+    say("| switch | off, s per step | on, s per step | times as fast |\n| --- | ---: | ---: | ---: |")
+    for name, (off, on) in turned(device).items():
+        try:
+            loops = [ours(switches, config, data, dataset, device) for switches in (on, off)]
+            first, second, ratio = duel(*loops, rounds, steps, device)
+            say(f"| {name} | {second:.3f} | {first:.3f} | {ratio:.2f} |")
+        except RuntimeError as error:  # torch.compile finds no C++ compiler, for example
+            say(f"| {name} | | | not possible here: {str(error).splitlines()[0][:80]} |")
+        torch._dynamo.reset()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", type=int, help="of the switches; default: the paper's 32 on a GPU, 8 elsewhere")
     parser.add_argument("--rounds", type=int, default=7)
     args = parser.parse_args()
-    device = pick_device()
+    device, say = pick_device(), Report()
     batch, steps = (args.batch or 32, 10) if device.type == "cuda" else (args.batch or 8, 1)
     paper = preset("paper", method="pix2pix")
-    config = replace(paper, batch=batch)
     tiles = made_up(max(32, 4 * batch))
     data = Data(tiles, tiles, tiles, Normalization.fit("shift", tiles.dem))
-    lines = []
-
-    def say(line: str = "") -> None:
-        print(line, flush=True)
-        lines.append(line)
-
-    place = f"{processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
-    say(f"# Training speed\n\nPix2Pix at the paper's size and batch of {paper.batch}. {place}, Python {platform.python_version()}, "
-        f"torch {torch.__version__}. Made by `python benchmarks/train.py`; medians of {args.rounds} rounds in which the two "
-        "that are compared take turns.\n")
+    machine = f"{processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+    say(
+        f"# Training speed\n\nPix2Pix at the paper's size and batch of {paper.batch}. {machine}, "
+        f"Python {platform.python_version()}, torch {torch.__version__}. Made by `python benchmarks/train.py`; medians "
+        f"of {args.rounds} rounds in which the two that are compared take turns.\n"
+    )
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         dataset = Folder(Path(folder), tiles, data.normalization)
-        work = operations(config, data, dataset, device)
-        rates = {kind: multiplication_rate(kind, device) for kind in (torch.float32, torch.bfloat16)}
-        best = Switches(channels_last=device.type == "cuda")
-        first, second, ratio = duel(
-            ours(best, paper, data, dataset, device), authors(dataset, paper.batch, device), args.rounds, steps, device
-        )
-        say("| loop | samples/s | TFLOP/s | share of the bfloat16 rate |\n| --- | ---: | ---: | ---: |")
-        for name, took in (("authors' settings", second), ("ours", first)):
-            done = work * paper.batch / took
-            say(f"| {name} | {paper.batch / took:.2f} | {done / 1e12:.3f} | {done / rates[torch.bfloat16]:.0%} |")
-        say(f"\nOurs is **{ratio:.2f} times** as fast. A sample takes {work / 1e9:.0f} GFLOP; matrices are multiplied at "
-            f"{rates[torch.float32] / 1e12:.3f} TFLOP/s in float32 and {rates[torch.bfloat16] / 1e12:.3f} in bfloat16.\n")
-        say(f"Each switch, at a batch of {batch}:\n")
-        say("| switch | off, s a step | on, s a step | times as fast |\n| --- | ---: | ---: | ---: |")
-        for name, (off, on) in turned(device).items():
-            try:
-                loops = [ours(switches, config, data, dataset, device) for switches in (on, off)]
-                first, second, ratio = duel(*loops, args.rounds, steps, device)
-                say(f"| {name} | {second:.3f} | {first:.3f} | {ratio:.2f} |")
-            except RuntimeError as error:  # no C++ compiler for torch.compile, for one
-                say(f"| {name} | | | not possible here: {str(error).splitlines()[0][:80]} |")
-            torch._dynamo.reset()
+        compare_with_authors(say, paper, data, dataset, device, args.rounds, steps)
+        compare_switches(say, replace(paper, batch=batch), data, dataset, device, args.rounds, steps)
     say(f"\nThe `cpu` preset takes {first_step_seconds():.1f} s from the first import to the end of the first step.")
     name = "training-gpu.md" if device.type == "cuda" else "training.md"
-    (Path(__file__).parent / "results" / name).write_text("\n".join(lines) + "\n")
+    (Path(__file__).parent / "results" / name).write_text("\n".join(say.lines) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
