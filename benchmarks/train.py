@@ -3,7 +3,7 @@
 First our loop compared with a plain one with the authors' settings (doi 10.1007/s41064-026-00393-y), which decodes two
 GeoTIFFs for each sample in two workers, computes in float32, measures MAE, RMSE and SSIM on every training batch and
 copies its losses to the host at each step, with batches of 32. Then our loop with each switch on and off, by default
-with batches of 8 to save time. The two that are compared take turns, so that other work of the machine slows both alike.
+with batches of 8 to save time. The two that are compared take turns, so that other work of the machine slows both.
 Then the time of the ``cpu`` preset from import to the end of its first step.
 
 Usage: python benchmarks/train.py [--batch 8] [--rounds 7] (writes results/training.md, or training-gpu.md on a GPU)

@@ -24,10 +24,10 @@ from sat2dem_core.models.networks import PatchGAN, UNet, initialize
 
 
 class Method(nn.Module):
-    """What every method has: a generator, optimizers, and the loss that compares predicted and true elevation.
+    """Base of all methods: a generator, optimizers, a training step, and the loss of predicted against true elevation.
 
     Args:
-        config: a run's settings; a method reads those that it needs.
+        config: a run's settings.
     """
 
     def __init__(self, config: Config):
@@ -104,15 +104,15 @@ class Method(nn.Module):
         return {"loss": losses.pop("generator")} | losses
 
     def add_gradients(self, image: Tensor, dem: Tensor, share: float, recompute: bool) -> Iterator[tuple[str, Tensor]]:
-        """Run :meth:`update` on some tiles of a batch; what it yields has already added its gradient.
+        """Run :meth:`update` on some tiles of a batch; when it yields a loss, it has added that loss's gradient.
 
         Args:
-            share: of these tiles in the update.
-            recompute: keep none of the generator's activations until its own loss, but run it again then, with the same
-                dropout: so only one part's activations are in memory at a time.
+            share: weight of these tiles in the update.
+            recompute: discard the generator's activations, and compute them again, with the same dropout, when its
+                gradient needs them: then only one part's activations are in memory at a time.
 
         Yields:
-            Name and value of each loss, detached and times the share.
+            Name and value of each loss, the value detached and times the share.
         """
         with self.autocast():
             fake = checkpoint(self.generator, image, use_reentrant=False) if recompute else self.generator(image)
@@ -134,7 +134,7 @@ class Method(nn.Module):
     def update(self, x: Tensor, y: Tensor, fake: Tensor) -> Iterator[tuple[str, Tensor]]:
         """The method itself: yields a network's name and its loss wherever that network is to step.
 
-        When it goes on, the network has stepped. A loss under any other name is only logged.
+        When it goes on, the network has taken its step. A loss under any other name is only logged.
         """
         raise TypeError(f"{type(self).__name__} must define update")
 

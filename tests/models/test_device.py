@@ -1,4 +1,4 @@
-"""What the device is, and the advice where its memory is full."""
+"""Which device computes, in which 16-bit type, and the advice where its memory is full."""
 
 import pytest
 import torch

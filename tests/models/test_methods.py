@@ -47,7 +47,7 @@ def generator_after(steps: int = 1, **changes) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def sample():
-    """Data of a corner of the sample by normalization, and two images that a model must be able to predict."""
+    """Data of a corner of the sample by normalization, and two images of the test part."""
     scene, data = open_scene(), {}
     for normalization in NORMALIZATIONS:
         config = preset("cpu", normalization=normalization, **SMALL)
@@ -136,7 +136,7 @@ def test_gradient_terms_add_to_the_reconstruction():
 @pytest.mark.parametrize("parts", [2, 3, 5])
 @pytest.mark.parametrize("name", METHODS)
 def test_a_batch_in_parts_gives_the_update_of_the_whole(name, parts):
-    """Without dropout, whose masks each part draws anew; 5 tiles in 2 or 3 parts make uneven ones."""
+    """Without dropout, because each part draws masks of its own; 5 tiles in 2 or 3 parts make uneven ones."""
     image, dem = pair(5)
     dem[1, :, 4:9] = torch.nan
     runs = {count: started(method=name, accumulate=count, dropout=False) for count in (1, parts)}

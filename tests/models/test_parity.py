@@ -55,7 +55,7 @@ def test_network_equals_the_authors_number_by_number(parity, name):
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_parameters_have_the_authors_names_shapes_and_order(shared, name):
-    expected = json.loads((shared / "parity/parameters.json").read_text())[name]
+    expected = json.loads((shared / "parity/parameters.json").read_text(encoding="utf-8"))[name]
     assert [(key, list(p.shape)) for key, p in NETWORKS[name]().named_parameters()] == list(expected.items())
 
 

@@ -65,19 +65,19 @@ def test_full_disk_keeps_weights_that_the_earlier_checkpoint_shares(tmp_path, fu
 
 
 def test_folder_that_is_a_file_is_refused(tmp_path):
-    (tmp_path / "file").write_text("mine")
+    (tmp_path / "file").write_text("mine", encoding="utf-8")
     with pytest.raises(CannotWrite, match="cannot write .*file.*best.* choose another folder"):
         save_checkpoint(tmp_path / "file", "best", SMALL, {})
-    assert (tmp_path / "file").read_text() == "mine"
+    assert (tmp_path / "file").read_text(encoding="utf-8") == "mine"
 
 
 def test_replacing_keeps_the_old_file_when_writing_is_interrupted(tmp_path):
     path = tmp_path / "log.csv"
-    path.write_text("old")
+    path.write_text("old", encoding="utf-8")
     with pytest.raises(KeyboardInterrupt), replacing(path) as beside:
-        beside.write_text("ne")
+        beside.write_text("ne", encoding="utf-8")
         raise KeyboardInterrupt
-    assert [file.name for file in tmp_path.iterdir()] == ["log.csv"] and path.read_text() == "old"
+    assert [file.name for file in tmp_path.iterdir()] == ["log.csv"] and path.read_text(encoding="utf-8") == "old"
 
 
 def test_model_is_rebuilt_from_the_checkpoint_alone(trained, small, tmp_path, hills):
@@ -103,8 +103,8 @@ def test_prediction_does_not_depend_on_the_batch(trained, hills):
 
 @pytest.mark.parametrize("share", [0, 0.1, 0.5, 0.99])
 def test_json_cut_short_is_refused(run, share):
-    text = (run / "best.json").read_text()
-    (run / "best.json").write_text(text[: int(len(text) * share)])
+    text = (run / "best.json").read_text(encoding="utf-8")
+    (run / "best.json").write_text(text[: int(len(text) * share)], encoding="utf-8")
     said = r"best\.json is no whole checkpoint .*copy .* again, or train it again"
     with pytest.raises(DamagedCheckpoint, match=said):
         load_model(run)
@@ -152,8 +152,8 @@ def test_folder_without_a_run_and_path_to_nothing_are_named(tmp_path):
 
 
 def rewrite(run, **changes):
-    meta = json.loads((run / "best.json").read_text())
-    (run / "best.json").write_text(json.dumps(meta | changes))
+    meta = json.loads((run / "best.json").read_text(encoding="utf-8"))
+    (run / "best.json").write_text(json.dumps(meta | changes), encoding="utf-8")
     return meta
 
 

@@ -87,7 +87,8 @@ def test_run_logs_every_validation_and_keeps_best_and_last(trained, small):
     assert best["step"] == log.step[log.validation_mae.idxmin()] and best["best"] == log.validation_mae.min()
     assert best["config"]["features"] == small.features and len(best["data"]) == 64 and best["code"]
     assert load_checkpoint(trained.folder / "last.previous.json")[1]["step"] == 4
-    named = {path.name: json.loads(path.read_text())["weights"] for path in trained.folder.glob("[bl]*.json")}
+    metas = {path.name: json.loads(path.read_text(encoding="utf-8")) for path in trained.folder.glob("[bl]*.json")}
+    named = {name: meta["weights"] for name, meta in metas.items()}
     assert {"best.json", "last.json", "last.previous.json"} <= named.keys()
     files = {path.name for path in trained.folder.iterdir()}
     assert files == {"config.json", "environment.json", "log.csv", *named, *named.values()}
@@ -313,10 +314,10 @@ def test_run_of_a_version_that_kept_one_digest_for_all_code_is_refused(go, small
 
 
 def test_folder_that_is_a_file_is_refused(go, small, tmp_path):
-    (tmp_path / "run").write_text("mine")
+    (tmp_path / "run").write_text("mine", encoding="utf-8")
     with pytest.raises(CannotWrite, match="cannot write .*run.*: .*choose another folder"):
         go(small)
-    assert (tmp_path / "run").read_text() == "mine"
+    assert (tmp_path / "run").read_text(encoding="utf-8") == "mine"
 
 
 @pytest.mark.parametrize("part", ["json", "weights"])
@@ -333,7 +334,7 @@ def test_damaged_last_checkpoint_falls_back_to_the_one_before_with_a_warning(go,
 def test_two_damaged_checkpoints_are_named_not_replaced(go, small, tmp_path):
     run = go(small)
     for name in ("last.json", "last.previous.json"):
-        (tmp_path / "run" / name).write_text('{"weights": "la')
+        (tmp_path / "run" / name).write_text('{"weights": "la', encoding="utf-8")
     with pytest.raises(DamagedCheckpoint, match=r"last\.previous\.json is no whole checkpoint file"):
         go(small)
     assert run.model("best").config == small
@@ -356,6 +357,13 @@ def test_run_interrupted_at_a_step_resumes_to_the_same_bits(go, small, trained, 
     with pytest.raises(KeyboardInterrupt):
         go(small)
     assert_same_run(go(small), trained)
+
+
+def test_run_in_parts_interrupted_resumes_to_the_same_bits(go, small):
+    """With every random number that a step draws: dropout, and the mixtures of the reviser's gradient penalty."""
+    config = replace(small, method="drpan", critic_features=4, accumulate=3, ema=0.9)
+    interrupt(go, config, 1)
+    assert_same_run(go(config), go(config, "whole"))
 
 
 @pytest.mark.parametrize("at", range(1, 18, 2))
@@ -387,7 +395,7 @@ def test_change_of_environment_is_warned_of_and_the_run_goes_on(go, small, tmp_p
     with pytest.warns(UserWarning, match=said):
         run = go(small)
     assert run.log.step.tolist() == [2, 4, 6]
-    assert json.loads((tmp_path / "run" / "environment.json").read_text())["threads"] == 7
+    assert json.loads((tmp_path / "run" / "environment.json").read_text(encoding="utf-8"))["threads"] == 7
     monkeypatch.undo()
     recwarn.clear()
     go(small)  # a finished run is only loaded: no warning
