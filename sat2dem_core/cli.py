@@ -92,8 +92,8 @@ def _add_predict(predict: argparse.ArgumentParser) -> None:
     )
     predict.add_argument(
         "--weights", nargs="+", metavar="WEIGHTS",
-        help="a name, a .safetensors file, a run's folder, or https://...#sha256=...; several form an ensemble (default: "
-        "the weights that come with the package)",
+        help="a name, a .safetensors file, a run's folder, or https://...#sha256=...; several form an ensemble "
+        "(default: the weights that come with the package)",
     )
     predict.add_argument(
         "--bands", metavar="R,G,B",
@@ -137,7 +137,9 @@ def _add_predict(predict: argparse.ArgumentParser) -> None:
 
 
 def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
-    evaluate.description = "Score a run on its held-out tiles, next to baselines; or, with --truth, one DEM against another."
+    evaluate.description = (
+        "Score a run on its held-out tiles, next to baselines; or, with --truth, one DEM against another."
+    )
     evaluate.add_argument(
         "what", metavar="DIR|DEM", help="a run's folder, whose best checkpoint is scored; or a raster"
     )
@@ -312,7 +314,7 @@ def _client(address: str | None) -> Any:
     try:
         return Client(address)
     except (OSError, ValueError) as error:
-        raise InvalidConfig(f"no dask scheduler answers at {address} ({error}): start one, or check --scheduler") from error
+        raise InvalidConfig(f"no dask scheduler answers at {address} ({error}): start it or check the address") from error
 
 
 def _train(args: argparse.Namespace) -> None:
@@ -345,9 +347,8 @@ def _predict(args: argparse.Namespace) -> None:
         overwrite=args.overwrite, client=_client(args.scheduler),
     )
     tags = result.tags
-    print(
-        f"{result.path}: {tags['HEIGHTS']} heights at {tags['GROUND_SAMPLING_DISTANCE']}, {result.outside:.0%} out of domain"
-    )
+    gsd = tags["GROUND_SAMPLING_DISTANCE"]
+    print(f"{result.path}: {tags['HEIGHTS']} heights at {gsd}, {result.outside:.0%} out of domain")
     if result.anchors is not None:
         print(
             f"{tags['ANCHORS']} anchors, surface {tags['ANCHOR_SURFACE']}: RMSE {tags['ANCHOR_RMSE']}, largest "

@@ -38,7 +38,7 @@ def test_every_name_of_the_face_is_the_function_that_its_wing_defines(name):
 
 def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="module 'sat2dem_core' has no attribute 'prediict'"):
-        sat2dem_core.prediict  # noqa: B018
+        sat2dem_core.prediict
     with pytest.raises(ImportError):
         exec("from sat2dem_core.dataset import atlantis")
 

@@ -108,7 +108,8 @@ def test_wheel_carries_the_sample_and_the_stored_tables(tmp_path):
 
 
 def test_page_of_the_module_names_every_file_that_users_call():
-    own = {"__init__", "__main__", "cli", "lazy", "atomic", "pieces", "cog", "robust", "rows"}  # what only other modules call
+    # what only other modules call
+    own = {"__init__", "__main__", "cli", "lazy", "atomic", "pieces", "cog", "robust", "rows"}
     listed = set(re.findall(r"automodule:: sat2dem_core\.([\w.]+)", (ROOT / "api.md").read_text(encoding="utf-8")))
     package = ROOT / "sat2dem_core"
     paths = [path.relative_to(package) for path in package.rglob("*.py") if path.stem not in own]
