@@ -61,7 +61,9 @@ class Method(nn.Module):
                 network.parameters(), lr=self.config.learning_rate, betas=(0.5, 0.999), fused=True
             )
             if self.config.compile and name != "reviser":  # its penalty is differentiated twice: not compilable
-                network.compile(mode="reduce-overhead" if self.device.type == "cuda" else None)
+                # CUDA graphs, which the mode adds, overwrite outputs that other parts of a batch still need.
+                graphs = self.device.type == "cuda" and self.config.accumulate == 1
+                network.compile(mode="reduce-overhead" if graphs else None)
 
     def seed(self, number: int) -> None:
         """Restart the random numbers of the steps that follow."""
@@ -77,7 +79,8 @@ class Method(nn.Module):
         The batch is split into ``config.accumulate`` parts, and each part runs the same :meth:`update` on its tiles.
         One part after the other computes the first loss and adds its gradient; then the network of that loss takes its
         step, and the parts go on to the next loss. Several processes share a batch in the same way and add up their
-        gradients before the step. The result is that of the undivided batch, except that dropout draws other masks.
+        gradients before the step. The result is that of the undivided batch, except that each part draws random numbers
+        of its own, such as dropout's masks.
 
         Args:
             image: (B, 3, T, T) in [-1, 1].
@@ -115,7 +118,7 @@ class Method(nn.Module):
             Name and value of each loss, the value detached and times the share.
         """
         with self.autocast():
-            fake = checkpoint(self.generator, image, use_reentrant=False) if recompute else self.generator(image)
+            fake = self.recomputed(image) if recompute else self.generator(image)
         # Where the truth is unknown both sides get one value: no loss counts an error there or sends back a gradient.
         # A gradient loss counts the edge of such a hole as if the prediction inside were right.
         known = ~dem.isnan()
@@ -130,6 +133,16 @@ class Method(nn.Module):
                 network: nn.Module = getattr(self, name)
                 self.scaler.scale(loss * share).backward(inputs=list(network.parameters()))
             yield name, loss.detach() * share
+
+    def recomputed(self, image: Tensor) -> Tensor:
+        """The generator's output, whose activations are computed again when a gradient comes back."""
+        number = int(torch.randint(2**62, ()))
+
+        def generate(x: Tensor) -> Tensor:
+            torch.manual_seed(number)  # so that dropout's masks are the same; checkpoint itself cannot do it on MPS
+            return self.generator(x)
+
+        return checkpoint(generate, image, use_reentrant=False, preserve_rng_state=False)
 
     def update(self, x: Tensor, y: Tensor, fake: Tensor) -> Iterator[tuple[str, Tensor]]:
         """The method itself: yields a network's name and its loss wherever that network is to step.
