@@ -1,10 +1,12 @@
-"""A grid of settings run, one row a run, in a table that chapters draw from.
+"""A grid of settings trained and scored, one row for each run, in a table that chapters draw from.
 
-A study is a TOML file: a ``preset``, and ``[[grid]]`` tables in which every setting that is a list is an axis. One
-that looks for good settings has ``part = "validation"``, so that it never sees the held-out tiles; ``drainage = true``
-compares channels, too (:mod:`sat2dem_core.evaluation.drainage`). Runs that the table
-already has are not made again, so a study that was interrupted goes on where it stopped, and a launcher (``torchrun``,
-``srun`` with RANK and WORLD_SIZE) lets many processes on one file system make a share of the runs each.
+A study is a TOML file: a ``preset``, and ``[[grid]]`` tables in which every setting that is a list is an axis. A study
+that searches for good settings has ``part = "validation"``, so that it never sees the held-out tiles;
+``drainage = true`` compares channels, too (:mod:`sat2dem_core.evaluation.drainage`).
+
+A study that was interrupted goes on where it stopped: runs whose rows are in the table are not made again, unless other
+code made them. Several processes of a launcher (``torchrun``, or ``srun`` with RANK and WORLD_SIZE) on one file system
+each make a share of the runs.
 """
 
 import hashlib
@@ -13,50 +15,39 @@ import json
 import os
 import subprocess
 import tomllib
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from filelock import FileLock
-from scipy.spatial import KDTree
 from tqdm import tqdm
 
 from sat2dem_core.config import Config, preset
-from sat2dem_core.dataset.tiles import Tiles
 from sat2dem_core.digest import digest
 from sat2dem_core.errors import InvalidConfig, choose
-from sat2dem_core.evaluation.scoring import Evaluation, evaluate
+from sat2dem_core.evaluation.scoring import evaluate
 from sat2dem_core.models.device import processor
 from sat2dem_core.rasters.atomic import replacing
+from sat2dem_core.study.rows import score_columns, tile_rows
 from sat2dem_core.training.checkpoints import Run
 from sat2dem_core.training.trainer import train
 
-SCORING = ("scoring", "measures", "baselines", "terrain", "drainage", "runner")  # the modules that decide how a run is scored
+# The modules that decide the scores of a trained run: how it predicts tiles, how they are measured, and what is kept.
+SCORING = ("checkpoints", "scoring", "measures", "baselines", "terrain", "drainage", "rows")
 
 
 def read_study(path: str | os.PathLike) -> list[dict[str, Any]]:
-    """The runs of a study file: for each the settings that it changes, ``preset`` among them.
+    """The runs of a study file: for each, the settings that it changes, and its ``preset``.
 
     Raises:
-        InvalidConfig: the file cannot be read, or holds a key that is none of ``preset``, ``part``, ``drainage`` and
-            ``grid``.
+        InvalidConfig: the file cannot be read, or has a key other than ``preset``, ``part``, ``drainage`` and ``grid``.
         UnknownName: no such preset, setting or part.
     """
     return _runs(_read(path))
-
-
-def _runs(content: dict[str, Any]) -> list[dict[str, Any]]:
-    runs = []
-    for grid in content["grid"]:
-        axes = [value if isinstance(value, list) else [value] for value in grid.values()]
-        runs += [{"preset": content.get("preset", "cpu")} | dict(zip(grid, point)) for point in itertools.product(*axes)]
-    for run in runs:
-        settings(run)
-    return runs
 
 
 def _read(path: str | os.PathLike) -> dict[str, Any]:
@@ -66,12 +57,23 @@ def _read(path: str | os.PathLike) -> dict[str, Any]:
         raise InvalidConfig(f"{path} cannot be read as a study ({error}): give a TOML file") from error
     unknown = content.keys() - {"preset", "part", "drainage", "grid"}
     if unknown or "grid" not in content:
-        held = ", ".join(sorted(unknown)) or "no grid"
-        raise InvalidConfig(f"{path} holds {held}: give preset, part, drainage and [[grid]] tables")
+        fault = ", ".join(sorted(unknown)) or "no grid"
+        raise InvalidConfig(f"{path} has {fault}: give preset, part, drainage and [[grid]] tables")
     choose("part", content.setdefault("part", "test"), ("validation", "test"))
     if not isinstance(content.setdefault("drainage", False), bool):
         raise InvalidConfig(f"{path}: drainage is {content['drainage']!r}: give true or false")
     return content
+
+
+def _runs(content: dict[str, Any]) -> list[dict[str, Any]]:
+    runs = []
+    for grid in content["grid"]:
+        axes = [value if isinstance(value, list) else [value] for value in grid.values()]
+        points = itertools.product(*axes)
+        runs += [{"preset": content.get("preset", "cpu")} | dict(zip(grid, point)) for point in points]
+    for run in runs:
+        settings(run)  # raises before any run starts
+    return runs
 
 
 def settings(run: dict[str, Any]) -> Config:
@@ -80,55 +82,81 @@ def settings(run: dict[str, Any]) -> Config:
 
 
 def run_study(path: str | os.PathLike, table: str | os.PathLike) -> pd.DataFrame:
-    """Make every run of a study, or this process's share of them, and write its tables, anew after each run.
+    """Make every run of a study, or this process's share of them, and write its tables after each run.
 
     Args:
         path: the study's TOML file.
-        table: CSV to write: a row a run with its settings, its scores on the held-out tiles (or the study's ``part``) by
-            question and measure, the baselines' MAE, the seconds it trained, and commit, code and machine. Beside it,
-            ``<table>-tiles.csv`` has the errors of each tile, for :mod:`sat2dem_core.evaluation.bootstrap`.
+        table: CSV to write. It has a row for each run: its settings, its scores on the held-out tiles (or the study's
+            ``part``) by question and measure, the baselines' MAE, the seconds of training, commit, code and machine.
+            ``<table>-tiles.csv`` in the same folder has the errors of each tile; see :func:`tile_errors`.
 
     Returns:
-        The table; of several processes, as far as it has come.
+        The table; with several processes, the rows that are finished so far.
+
+    Raises:
+        InvalidConfig, UnknownName: see :func:`read_study`.
+        InvalidConfig: the table has runs of another study.
     """
     table, content = Path(table), _read(path)
-    runs, part = _runs(content), content["part"]
-    names = {_name(run, part): run for run in runs}
+    runs = {_name(run, content["part"]): run for run in _runs(content)}
     rank, processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    known, origin = read_table(table), provenance()
-    done = set(known.run[(known.code == origin["code"]) & (known.scoring == origin["scoring"])]) if len(known) else set()
-    for name, run in tqdm(list(names.items())[rank::processes], unit="run"):
-        if name in done:
-            continue
-        with _alone():
-            made = train(settings(run), progress=False)
-        tiles = getattr(made.data, part)
-        found = evaluate(made.model(), tiles, made.data.train, drainage=content["drainage"])
-        scores = _scores(found, made.model().config.method) | {f"{part} tiles": len(tiles), "seconds": round(made.seconds, 1)}
-        row = {"run": name} | run | scores | provenance(made)
-        with FileLock(f"{table}.lock"):  # others write their rows, too
-            _write(table, names, pd.DataFrame([row]))
-            _write(_beside(table), names, _tile_rows(name, found, tiles, made.data.train))
+    current, outdated = _rows_by_code(table, runs)
+    if outdated and not rank:
+        rows = f"{outdated} row" + "s" * (outdated > 1)
+        warnings.warn(f"{table}: {rows} of other code will be made again", stacklevel=2)
+    for name, run in tqdm(list(runs.items())[rank::processes], unit="run"):
+        if name not in current:
+            row, tiles = _make(run, content["part"], content["drainage"])
+            with FileLock(f"{table}.lock"):  # other processes write their rows, too
+                _write(table, runs, pd.DataFrame([{"run": name} | row]))
+                _write(_tiles_path(table), runs, tiles.assign(run=name)[["run", *tiles]])
     return read_table(table)
+
+
+def _rows_by_code(table: Path, runs: dict[str, Any]) -> tuple[set[str], int]:
+    """The names of the runs whose rows this code made, and how many rows other code made."""
+    known = read_table(table)
+    _check_owner(table, known, runs)
+    if not len(known):
+        return set(), 0
+    origin = provenance()
+    current = known.run[(known.code == origin["code"]) & (known.scoring == origin["scoring"])]
+    return set(current), len(known) - len(current)
+
+
+def _check_owner(path: Path, rows: pd.DataFrame, runs: dict[str, Any]) -> None:
+    if len(rows) and ("run" not in rows or set(rows.run) - runs.keys()):
+        raise InvalidConfig(f"{path} has runs of another study: choose another table, or remove it")
+
+
+def _make(run: dict[str, Any], part: str, drainage: bool) -> tuple[dict[str, Any], pd.DataFrame]:
+    """Train and score a run: its row, and the rows of its tiles."""
+    with _alone():
+        trained = train(settings(run), progress=False)
+    model, tiles = trained.model(), getattr(trained.data, part)
+    evaluation = evaluate(model, tiles, trained.data.train, drainage=drainage)
+    scores = score_columns(evaluation, model.config.method)
+    counts = {f"{part} tiles": len(tiles), "seconds": round(trained.seconds, 1)}
+    return run | scores | counts | provenance(trained), tile_rows(evaluation, tiles, trained.data.train)
 
 
 @contextmanager
 def _alone() -> Iterator[None]:
     """A launcher's processes share the study, not each run."""
-    world = os.environ.pop("WORLD_SIZE", "1")
+    processes = os.environ.pop("WORLD_SIZE", None)
     try:
         yield
     finally:
-        os.environ["WORLD_SIZE"] = world
+        if processes is not None:
+            os.environ["WORLD_SIZE"] = processes
 
 
 def tile_errors(table: str | os.PathLike) -> pd.DataFrame:
-    """What a study's table has by tile: ``run``, ``tile``, its ``row`` and ``column``, its ``pixels``, ``distance`` to the
-    center of the closest training tile (meters), and the MAE of model and baselines for each question."""
-    return pd.read_csv(_beside(Path(table)), dtype={"run": str})
+    """A study's errors by tile: ``run`` and the columns of :func:`sat2dem_core.study.rows.tile_rows`."""
+    return pd.read_csv(_tiles_path(Path(table)), dtype={"run": str})
 
 
-def _beside(table: Path) -> Path:
+def _tiles_path(table: Path) -> Path:
     return table.with_name(f"{table.stem}-tiles{table.suffix}")
 
 
@@ -137,53 +165,27 @@ def _name(run: dict[str, Any], part: str) -> str:
 
 
 def read_table(path: str | os.PathLike) -> pd.DataFrame:
-    """A study's table as far as it has come; empty where there is none."""
+    """A study's table with the rows that are finished; empty where there is none."""
     path = Path(path)
     return pd.read_csv(path, dtype={"run": str}) if path.exists() else pd.DataFrame()
 
 
-def _write(path: Path, names: dict[str, Any], new: pd.DataFrame) -> None:
-    """Put rows in place of those of the same run, in the study's order."""
+def _write(path: Path, runs: dict[str, Any], new: pd.DataFrame) -> None:
+    """Replace the rows of one run, in the study's order."""
     old = read_table(path)
-    if len(old) and ("run" not in old or set(old.run) - names.keys()):
-        raise InvalidConfig(f"{path} holds runs that are none of this study: choose another table, or remove it")
+    _check_owner(path, old, runs)
     kept = old[old.run != new.run.iloc[0]] if len(old) else old
-    order = {name: number for number, name in enumerate(names)}
-    rows = pd.concat([kept, new], ignore_index=True).sort_values("run", key=lambda run: run.map(order), kind="stable")
-    with replacing(path) as beside:
-        rows.to_csv(beside, index=False)
-
-
-def _scores(found: Evaluation, method: str) -> dict[str, float | None]:
-    """The model's measures by question, the baselines' MAE, and the model's error of relief by slope of the ground."""
-    scores: dict[str, float | None] = {}
-    for (question, predictor), row in found.table.rename(index=lambda name: name.removeprefix(f"{method}, ")).iterrows():
-        known = row.dropna() if predictor == method else row[["MAE"]]
-        scores |= {f"{question} {measure}" if predictor == method else f"{predictor}: {question} {measure}": round(float(value), 4)
-                   for measure, value in known.items()}
-    by_slope = found.classes.query("question == 'relief' and predictor == @method and by == 'slope'").MAE
-    return scores | {f"relief MAE, slope {key[-1]} %": round(float(value), 2) for key, value in by_slope.items()}
-
-
-def _tile_rows(name: str, found: Evaluation, tiles: Tiles, train: Tiles) -> pd.DataFrame:
-    method = found.table.index[0][1]
-    distance = KDTree(train.corners * np.array(tiles.gsd)).query(tiles.corners * np.array(tiles.gsd))[0]
-    columns = {
-        f"{predictor}: {question}".removeprefix(f"{method}: "): found.tiles[f"{question}: {predictor}"].round(2).values
-        for question, predictor in found.table.index if predictor in (method, "constant")
-    }
-    columns |= {f"{predictor}: relief": found.tiles[f"relief: {predictor}"].round(2).values for predictor in ("tile mean", "coarse 1 km")}
-    return pd.DataFrame({
-        "run": name, "tile": found.tiles.index, "row": tiles.corners[:, 0], "column": tiles.corners[:, 1],
-        "pixels": found.tiles.pixels.values, "distance": distance.round(), **columns,
-    })
+    order = {name: number for number, name in enumerate(runs)}
+    rows = pd.concat([kept, new], ignore_index=True)
+    with replacing(path) as temporary:
+        rows.sort_values("run", key=lambda run: run.map(order), kind="stable").to_csv(temporary, index=False)
 
 
 def provenance(run: Run | None = None) -> dict[str, str]:
-    """What a number must carry to be trusted: commit, checksums of the code that trained and that scored, and machine.
+    """Where a number comes from: commit, digests of the code that trains and of the code that scores, and machine.
 
     Args:
-        run: whose machine; this one's when not given.
+        run: the run whose machine it is; by default, this machine.
     """
     try:
         command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
@@ -192,6 +194,6 @@ def provenance(run: Run | None = None) -> dict[str, str]:
         commit = ""
     environment = {"device": processor(), "threads": torch.get_num_threads(), "torch": torch.__version__}
     if run:
-        environment = json.loads((run.folder / "environment.json").read_text())
+        environment = json.loads((run.folder / "environment.json").read_text(encoding="utf-8"))
     machine = f"{environment['device']}, {environment['threads']} threads, torch {environment['torch']}"
     return {"commit": commit, "code": digest(), "scoring": digest(SCORING), "machine": machine}

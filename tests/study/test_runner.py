@@ -1,5 +1,8 @@
+"""Grids of small runs: their tables, what is kept of them, and the paper's protocol."""
+
 import os
 import random
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,27 +15,58 @@ import xarray as xr
 from sat2dem_core.cli import main
 from sat2dem_core.dataset.building import assemble
 from sat2dem_core.dataset.grid import PIXELS, Cell
+from sat2dem_core.dataset.parts import prepare
 from sat2dem_core.dataset.store import open_store
 from sat2dem_core.errors import InvalidConfig, UnknownName
+from sat2dem_core.evaluation.baselines import fit
+from sat2dem_core.evaluation.drainage import Drainage
+from sat2dem_core.evaluation.measures import Measures
+from sat2dem_core.evaluation.scoring import evaluate
 from sat2dem_core.study import runner
+from sat2dem_core.study.rows import score_columns, tile_rows
+from sat2dem_core.terrain import slope
+from sat2dem_core.training.checkpoints import Model
 
 SMALL = "tile = 32\nstride = 96\nfeatures = 4\nsteps = 2\nbatch = 2\n"
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(autouse=True)
+def shared_cache(isolated, cache, monkeypatch):
+    """The tests of this module train the same three runs, so they share them."""
+    monkeypatch.setenv("SAT2DEM_CACHE", str(cache))
 
 
 @pytest.fixture
 def small(tmp_path):
     path = tmp_path / "small.toml"
-    path.write_text(f'preset = "cpu"\n[[grid]]\nseed = [0, 1]\n{SMALL}\n[[grid]]\nnormalization = "global"\n{SMALL}')
+    grids = f"[[grid]]\nseed = [0, 1]\n{SMALL}\n[[grid]]\nnormalization = \"global\"\n{SMALL}"
+    path.write_text(f'preset = "cpu"\n{grids}', encoding="utf-8")
     return path
 
 
-def test_lists_are_axes_and_everything_else_is_fixed(small):
+@pytest.fixture
+def finished(small, tmp_path, cache):
+    """The table of ``small``, with its tiles; every test has its own copy."""
+    original = cache / "table.csv"
+    if not original.exists():
+        runner.run_study(small, original)
+    for path in (original, cache / "table-tiles.csv"):
+        shutil.copy(path, tmp_path)
+    return tmp_path / "table.csv"
+
+
+def test_lists_are_axes_and_all_other_settings_are_fixed(small):
     runs = runner.read_study(small)
     assert [(run.get("seed"), run.get("normalization")) for run in runs] == [(0, None), (1, None), (None, "global")]
 
 
-def test_study_makes_a_row_a_run_that_says_where_it_comes_from(small, tmp_path):
-    table = runner.run_study(small, tmp_path / "table.csv")
+def test_study_makes_a_row_for_each_run_with_its_provenance(finished):
+    table = runner.read_table(finished)
     assert len(table) == 3 and (table["above minimum MAE"] > 0).all()
     assert (table["relief MAE"] != table["tile mean: relief MAE"]).all()
     assert table.code.nunique() == 1 and table.machine.str.contains("torch").all()
@@ -40,9 +74,8 @@ def test_study_makes_a_row_a_run_that_says_where_it_comes_from(small, tmp_path):
     assert table.run.is_unique and (table["relief NMAD"] > 0).all() and (table["coarse 1 km: relief MAE"] > 0).all()
 
 
-def test_errors_of_each_tile_stand_beside_the_table(small, tmp_path):
-    table = runner.run_study(small, tmp_path / "table.csv")
-    tiles = runner.tile_errors(tmp_path / "table.csv")
+def test_errors_of_each_tile_agree_with_the_table(finished):
+    table, tiles = runner.read_table(finished), runner.tile_errors(finished)
     assert tiles.groupby("run").size().to_dict() == dict(zip(table.run, table["test tiles"]))
     pooled = tiles.groupby("run")[["relief", "above minimum", "constant: absolute"]].mean().loc[table.run]
     np.testing.assert_allclose(pooled, table[["relief MAE", "above minimum MAE", "constant: absolute MAE"]], atol=0.01)
@@ -51,51 +84,60 @@ def test_errors_of_each_tile_stand_beside_the_table(small, tmp_path):
 
 def test_drainage_is_measured_on_request(small, tmp_path):
     pytest.importorskip("pyflwdir", reason="pyflwdir is not installed: pip install 'sat2dem-core[drainage]'")
-    small.write_text("drainage = true\n" + small.read_text())
+    small.write_text(f'preset = "cpu"\ndrainage = true\n[[grid]]\nseed = 0\n{SMALL}', encoding="utf-8")
     assert runner.run_study(small, tmp_path / "table.csv")["relief channels found"].between(0, 1).all()
 
 
 def test_search_scores_on_validation_tiles_and_never_sees_the_held_out_ones(small, tmp_path, monkeypatch):
-    small.write_text('part = "validation"\n' + small.read_text())
+    small.write_text(f'preset = "cpu"\npart = "validation"\n[[grid]]\nseed = 0\n{SMALL}', encoding="utf-8")
     seen, evaluate = [], runner.evaluate
-    noting = lambda model, tiles, train, **options: seen.append(tiles.ids) or evaluate(model, tiles, train, **options)
-    monkeypatch.setattr(runner, "evaluate", noting)
+    record = lambda model, tiles, train, **options: seen.append(tiles.ids) or evaluate(model, tiles, train, **options)
+    monkeypatch.setattr(runner, "evaluate", record)
     table = runner.run_study(small, tmp_path / "table.csv")
-    data = runner.train(runner.settings(runner.read_study(small)[0]), progress=False).data
-    assert seen == [data.validation.ids] * 3 and not set(seen[0]) & set(data.test.ids)
+    data = prepare(runner.settings(runner.read_study(small)[0]))
+    assert seen == [data.validation.ids] and not set(seen[0]) & set(data.test.ids)
     assert (table["validation tiles"] == len(data.validation)).all() and "test tiles" not in table
 
 
-def test_interrupted_study_keeps_the_rows_it_has(small, tmp_path, monkeypatch):
-    path = tmp_path / "table.csv"
-    runner.run_study(small, path)
-    whole = runner.read_table(path)
-    whole.iloc[:2].assign(seconds=123.0).to_csv(path, index=False)
-    trained = []
-    original = runner.train
-    monkeypatch.setattr(runner, "train", lambda config, **options: trained.append(config) or original(config, **options))
-    again = runner.run_study(small, path)
+def test_interrupted_study_keeps_its_finished_rows(small, finished, monkeypatch, recwarn):
+    whole = runner.read_table(finished)
+    whole.iloc[:2].assign(seconds=123.0).to_csv(finished, index=False)
+    trained, train = [], runner.train
+    monkeypatch.setattr(runner, "train", lambda config, **options: trained.append(config) or train(config, **options))
+    again = runner.run_study(small, finished)
     assert [config.normalization for config in trained] == ["global"]
     assert list(again.seconds[:2]) == [123.0, 123.0]
-    pd.testing.assert_frame_equal(runner.read_table(path).drop(columns="seconds"), whole.drop(columns="seconds"))
-    assert len(runner.tile_errors(path)) == whole["test tiles"].sum()
+    pd.testing.assert_frame_equal(again.drop(columns="seconds"), whole.drop(columns="seconds"))
+    assert len(runner.tile_errors(finished)) == whole["test tiles"].sum()
+    assert not [warning for warning in recwarn if "other code" in str(warning.message)]
 
 
-def test_rows_of_other_code_are_made_again(small, tmp_path):
-    path = tmp_path / "table.csv"
-    whole = runner.run_study(small, path)
-    whole.assign(scoring="another", seconds=-1.0).to_csv(path, index=False)
-    assert (runner.run_study(small, path).seconds >= 0).all()
+@pytest.mark.parametrize(("column", "count", "rows"), [("code", 1, "1 row"), ("scoring", 3, "3 rows")])
+def test_rows_of_other_code_are_made_again_and_counted(small, finished, column, count, rows):
+    table = runner.read_table(finished)
+    table.loc[: count - 1, [column, "seconds"]] = "another", -1.0
+    table.to_csv(finished, index=False)
+    with pytest.warns(UserWarning, match=f"table.csv: {rows} of other code will be made again"):
+        again = runner.run_study(small, finished)
+    assert (again.seconds >= 0).all() and again[column].nunique() == 1
 
 
-def test_table_of_another_study_is_not_overwritten(small, tmp_path):
-    path = tmp_path / "table.csv"
-    runner.run_study(small, path)
-    before = path.read_bytes()
-    small.write_text(f"[[grid]]\nseed = 7\n{SMALL}")
-    with pytest.raises(InvalidConfig, match="holds runs that are none of this study: choose another table"):
-        runner.run_study(small, path)
-    assert path.read_bytes() == before
+def test_scoring_modules_are_those_that_predict_measure_and_write_rows():
+    for part in (Model, evaluate, fit, Measures, slope, Drainage, score_columns, tile_rows):
+        assert part.__module__.split(".")[-1] in runner.SCORING, part
+    assert "runner" not in runner.SCORING  # another progress bar makes no row outdated
+
+
+def test_table_of_another_study_is_not_overwritten_and_no_run_is_made(small, finished, monkeypatch):
+    before = finished.read_bytes()
+    monkeypatch.setattr(runner, "train", None)
+    small.write_text(f"[[grid]]\nseed = 7\n{SMALL}", encoding="utf-8")
+    with pytest.raises(InvalidConfig, match="has runs of another study: choose another table"):
+        runner.run_study(small, finished)
+    assert finished.read_bytes() == before
+    pd.DataFrame({"preset": ["cpu"]}).to_csv(finished, index=False)  # a table of a version without names of runs
+    with pytest.raises(InvalidConfig, match="has runs of another study: choose another table"):
+        runner.run_study(small, finished)
 
 
 def test_processes_of_a_launcher_share_the_runs_and_one_table(small, tmp_path):
@@ -107,7 +149,7 @@ def test_processes_of_a_launcher_share_the_runs_and_one_table(small, tmp_path):
     table = runner.read_table(path)
     assert list(table.seed[:2]) == [0, 1] and table.normalization[2] == "global"
     runs = list((tmp_path / "cache" / "runs").iterdir())
-    assert len(runs) == 3 and runner.tile_errors(path).run.nunique() == 3  # each was made, and made once
+    assert len(runs) == 3 and runner.tile_errors(path).run.nunique() == 3  # each was made once
 
 
 @pytest.mark.parametrize("path", sorted(Path(__file__).parents[2].glob("studies/*.toml")), ids=lambda path: path.stem)
@@ -119,12 +161,13 @@ def test_paper_study_is_the_papers_protocol():
     runs = [runner.settings(run) for run in runner.read_study(Path(__file__).parents[2] / "studies" / "paper.toml")]
     assert len(runs) == len(set(runs)) == 2 * 2 * 3 * 4 * 2 * 4
     assert {run.split for run in runs} == {"paper"} and {run.version for run in runs} == {1, 2, 3, 4}
-    assert {(run.epochs, run.batch, run.tile, run.features, run.drpan) for run in runs} == {(500, 32, 256, 64, "detached")}
+    settings = {(run.epochs, run.batch, run.tile, run.features, run.drpan) for run in runs}
+    assert settings == {(500, 32, 256, 64, "detached")}
 
 
 @pytest.fixture(scope="module")
 def stores(tmp_path_factory):
-    """Twelve tiles of a tilted plain with waves, as two sensors see it."""
+    """Stores of two sensors, each with the same twelve tiles of a tilted plain with waves."""
 
     def make(cell: Cell) -> xr.Dataset:
         rows, columns = np.mgrid[:PIXELS, :PIXELS]
@@ -135,28 +178,28 @@ def stores(tmp_path_factory):
         return scene
 
     cells = [Cell(32630, 60 + number % 4, 570 + number // 4) for number in range(12)]
-    folder = tmp_path_factory.mktemp("stores")
+    folder, by_id = tmp_path_factory.mktemp("stores"), {cell.id: cell for cell in cells}
     return [
-        assemble(folder / f"{sensor}.zarr", {cell.id: cell for cell in cells}, make, {}, {"sensor": sensor}, progress=False)
+        assemble(folder / f"{sensor}.zarr", by_id, make, {}, {"sensor": sensor}, progress=False)
         for sensor in ("sentinel-2", "landsat")
     ]
 
 
 def test_the_papers_table_is_one_command(stores, tmp_path):
-    """Sensors on its splits, mean and deviation over them; the networks are small, the rest is its own."""
+    """Its sensors and splits, mean and deviation over splits; all settings but the network's size are the paper's."""
     content = (
         f'preset = "paper"\n[[grid]]\nscene = ["{stores[0]}", "{stores[1]}"]\nnormalization = "global"\n'
         "version = [1, 2]\nfeatures = 1\nepochs = 1\nbatch = 4\n"
     )
-    (tmp_path / "paper.toml").write_text(content)
+    (tmp_path / "paper.toml").write_text(content, encoding="utf-8")
     assert main(["study", str(tmp_path / "paper.toml"), str(tmp_path / "paper.csv"), "--report", str(tmp_path)]) == 0
-    lines = (tmp_path / "paper.md").read_text().splitlines()
+    lines = (tmp_path / "paper.md").read_text(encoding="utf-8").splitlines()
     assert len(lines) == 2 + 2 and all(line.count("±") == 5 and "| 2 " in line for line in lines[2:])
     tiles, table = runner.tile_errors(tmp_path / "paper.csv"), runner.read_table(tmp_path / "paper.csv")
     assert (table["test tiles"] == 3).all() and tiles.distance.between(7600, 3 * 7700).all()
     for _, row in table.iterrows():
-        data = runner.train(runner.settings({"preset": "paper", "features": 1, "epochs": 1, "batch": 4} | {
-            key: row[key] for key in ("scene", "normalization", "version")}), progress=False).data
+        own = {key: row[key] for key in ("scene", "normalization", "version")}
+        data = prepare(runner.settings({"preset": "paper", "features": 1, "epochs": 1, "batch": 4} | own))
         order = list(range(12))
         random.Random(row.version).shuffle(order)
         names = [str(name) for name in open_store(row.scene).tile.values]
@@ -167,16 +210,16 @@ def test_the_papers_table_is_one_command(stores, tmp_path):
     ("text", "error", "message"),
     [
         ("preset = ", InvalidConfig, "cannot be read as a study"),
-        ('presets = "cpu"\n[[grid]]', InvalidConfig, "holds presets"),
-        ('preset = "cpu"', InvalidConfig, "no grid"),
+        ('presets = "cpu"\n[[grid]]', InvalidConfig, "has presets"),
+        ('preset = "cpu"', InvalidConfig, "has no grid"),
         ('drainage = "yes"\n[[grid]]', InvalidConfig, "drainage is 'yes': give true or false"),
         ("[[grid]]\nseeds = [1]", UnknownName, "unknown setting 'seeds': choose one of scene"),
         ('part = "train"\n[[grid]]\nseed = 1', UnknownName, "unknown part 'train': choose one of validation, test"),
         ('preset = "fast"\n[[grid]]\nseed = 1', UnknownName, "choose one of cpu, gpu, zion, paper"),
     ],
 )
-def test_study_that_cannot_be_run_says_why_before_it_starts(tmp_path, text, error, message):
-    (tmp_path / "bad.toml").write_text(text)
+def test_invalid_study_is_refused_before_any_run(tmp_path, text, error, message):
+    (tmp_path / "bad.toml").write_text(text, encoding="utf-8")
     with pytest.raises(error, match=message):
         runner.run_study(tmp_path / "bad.toml", tmp_path / "table.csv")
     assert not (tmp_path / "table.csv").exists()
