@@ -1,7 +1,7 @@
-"""Pictures of the pages: light, and with a place kept for them.
+"""Pictures of the pages: small files that the browser loads late and knows the size of beforehand.
 
-Notebooks store PNG. In the pages it becomes WebP, a third of the weight; each picture says how large it is, so that
-nothing moves when it comes, and comes when it is scrolled to.
+Notebooks store PNG; the pages show WebP, a third of the bytes. The size in each ``img`` keeps the text in place when
+the picture arrives, and the browser loads a picture when the reader scrolls near it.
 """
 
 from pathlib import Path
@@ -12,11 +12,11 @@ from sphinx.transforms import SphinxTransform
 from sphinx.writers.html5 import HTML5Translator
 
 QUALITY = 88
-EAGER = 1  # pictures of a page that do not wait for the reader to scroll
+EAGER = 1  # pictures of a page that the browser loads at once
 
 
 class WebP(SphinxTransform):
-    """Replace the PNG files that notebooks' outputs were written to by WebP beside them."""
+    """Replace each PNG file of a notebook's output by a WebP file in the same folder."""
 
     default_priority = 300  # before Sphinx collects the pictures
 
@@ -28,7 +28,7 @@ class WebP(SphinxTransform):
             target = path.with_suffix(".webp")
             if not target.exists():
                 with Image.open(path) as picture:
-                    picture.save(target, quality=QUALITY, method=6)
+                    picture.save(target, quality=QUALITY)
             node["uri"] = node["uri"].removesuffix(".png") + ".webp"
 
 
@@ -40,7 +40,8 @@ def visit_image(self: HTML5Translator, node: nodes.image) -> None:
             width, height = picture.size
         self.pictures = getattr(self, "pictures", 0) + 1
         wait = "" if self.pictures <= EAGER else ' loading="lazy"'
-        self.body[-1] = self.body[-1].replace("<img ", f'<img width="{width}" height="{height}"{wait} decoding="async" ', 1)
+        size = f'<img width="{width}" height="{height}"{wait} decoding="async" '
+        self.body[-1] = self.body[-1].replace("<img ", size, 1)
 
 
 def depart_image(self: HTML5Translator, node: nodes.image) -> None:

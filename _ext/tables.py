@@ -1,4 +1,4 @@
-"""Tables that a notebook's cell prints, with a number and a caption: cells whose figure is called ``tab-…``."""
+"""Numbers and captions for tables that a notebook's cell prints: cells whose figure has a name ``tab-…``."""
 
 from docutils import nodes
 from sphinx.transforms import SphinxTransform
@@ -6,18 +6,21 @@ from sphinx.writers.html5 import HTML5Translator
 
 
 class table_figure(nodes.figure):
-    """A figure that Sphinx counts among the tables."""
+    """A figure that Sphinx numbers as a table."""
 
 
 class Count(SphinxTransform):
+    """Turn the figures named ``tab-…`` into tables."""
+
     default_priority = 300
 
     def apply(self, **kwargs) -> None:
         for node in list(self.document.findall(nodes.figure)):
             if any(name.startswith("tab-") for name in node["names"]):
-                node.__class__ = table_figure  # in place: the document's ids point at this very node
+                node.__class__ = table_figure  # in place, because the document's ids point at this node
                 node.tagname = "table_figure"
-                node.children.sort(key=lambda child: not isinstance(child, nodes.caption))  # a table's caption comes first
+                # The caption of a table comes first.
+                node.children.sort(key=lambda child: not isinstance(child, nodes.caption))
 
 
 def caption_of(node: nodes.Node) -> str | None:

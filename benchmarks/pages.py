@@ -1,6 +1,6 @@
-"""What a page of the rendered book costs its reader, from localhost, in Chromium: first content, stillness, weight.
+"""How fast pages of the rendered book appear in Chromium, how far they shift and how much they weigh, from localhost.
 
-Beside the pages stands the floor, a page with one line of text. Usage: make book, then
+The row "floor" is a page with one line of text. Usage: make book, then
 python benchmarks/pages.py [--out benchmarks/results/pages.md]
 """
 
@@ -28,25 +28,23 @@ TIMES = """() => ({
 
 
 def measure(browser, url: str, repeats: int = 3) -> dict:
-    """Medians over fresh visits, nothing cached."""
+    """Medians over visits with an empty cache."""
     rows = []
     for _ in range(repeats):
         page = browser.new_page(viewport={"width": 1280, "height": 900})
-        asked = []
-        page.on("response", lambda response: asked.append(response))
+        responses = []
+        page.on("response", lambda response: responses.append(response))
         page.add_init_script(WATCH)
         page.goto(url, wait_until="networkidle")
         times = page.evaluate(TIMES)
         page.evaluate(SCROLL)
-        page.wait_for_load_state("networkidle")
-        weight = sum(response.request.sizes()["responseBodySize"] for response in asked if response.url.startswith("http"))
-        pictures = sum(
-            response.request.sizes()["responseBodySize"] for response in asked
-            if response.request.resource_type == "image" and response.url.startswith("http")
-        )
+        requests = [response.request for response in responses if response.url.startswith("http")]
+        sizes = {request: request.sizes()["responseBodySize"] for request in requests}
+        pictures = sum(size for request, size in sizes.items() if request.resource_type == "image")
         rows.append({
             "first content, s": times["first"] / 1000, "ready, s": times["ready"] / 1000,
-            "shift": page.evaluate("window.shifted"), "all, MB": weight / 1e6, "pictures, MB": pictures / 1e6,
+            "shift": page.evaluate("window.shifted"), "all, MB": sum(sizes.values()) / 1e6,
+            "pictures, MB": pictures / 1e6,
         })
         page.close()
     return pd.DataFrame(rows).median().to_dict()
@@ -59,15 +57,16 @@ def main() -> None:
     args = arguments.parse_args()
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         shutil.copytree(args.book, folder, dirs_exist_ok=True)
-        (Path(folder) / "floor.html").write_text(FLOOR)
+        (Path(folder) / "floor.html").write_text(FLOOR, encoding="utf-8")
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=CHROMIUM)
         with file_server(Path(folder)) as server:
             server.set(compress=True)
             table = pd.DataFrame({name: measure(browser, f"{server.url}/{name}.html") for name in ("floor", *PAGES)}).T
         text = f"""# What a page costs its reader
 
-{__doc__.splitlines()[0]} Sent compressed; medians of three visits with an empty cache, scrolled to the end. *Shift* is
-the Layout Instability API's sum over the article; Lighthouse calls less than 0.1 good.
+{__doc__.splitlines()[0]}
+Files are sent compressed; medians of three visits with an empty cache, scrolled to the end. *Shift* is the Layout
+Instability API's sum over the article; Lighthouse calls less than 0.1 good. *Floor* is a page with one line of text.
 Chromium {browser.version}, {platform.machine()}, {platform.system()}.
 
 {table.round({"first content, s": 2, "ready, s": 2, "shift": 3, "all, MB": 2, "pictures, MB": 2}).to_markdown()}
@@ -77,7 +76,7 @@ Made by `python benchmarks/pages.py`.
         browser.close()
     print(text)
     if args.out:
-        args.out.write_text(text)
+        args.out.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,18 +1,21 @@
-"""Pages in a real browser: what it shows, what it complains about, and whether it asks for anything."""
+"""Pages in a real browser: what it shows, what it logs, and what it requests."""
 
 import io
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-# Software rendering, since CI has no display; root, which CI often is, cannot have the sandbox.
+# Options of Chromium. As root, which CI often is, it runs without its sandbox only. Without a GPU, SwiftShader computes
+# WebGL on the CPU; with --use-angle=swiftshader it would compose whole pages too, and take four times as long.
 CHROMIUM = ["--no-sandbox", "--disable-background-networking"]
-WEBGL = ["--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist"]
-NO_WEBGL = ["--disable-gpu", "--disable-webgl", "--disable-3d-apis"]
+WEBGL = [*CHROMIUM, "--enable-unsafe-swiftshader"]
+NO_WEBGL = [*CHROMIUM, "--disable-gpu", "--disable-webgl", "--disable-3d-apis"]
+READING_BACK = "GL Driver Message (OpenGL, Performance"  # what Chromium logs when it composes WebGL without a GPU
 
-# As JupyterLab: into an element that is not on the page yet, scripts made anew, for innerHTML runs none.
+# As JupyterLab does: into an element that is not on the page yet, with new script elements: innerHTML runs none.
 AS_NOTEBOOK = """text => {
     for (let n = 0; n < 2; n++) {
         const output = document.createElement("div");
@@ -28,25 +31,37 @@ AS_NOTEBOOK = """text => {
 
 
 @contextmanager
-def browse(program: str, file: Path, body: str, webgl: bool = True, **context):
-    """HTML in the browser at ``program``, which must have no complaint and ask for nothing but ``file``."""
-    from playwright.sync_api import sync_playwright
-
+def browse(browser, file: Path, body: str, **context):
+    """A page with this body in ``browser``, which must log nothing and request nothing but ``file``."""
     file.write_text(f"<!DOCTYPE html><meta charset='utf-8'><body>{body}", encoding="utf-8")
-    complaints, asked = [], []
-    with sync_playwright() as playwright:
-        arguments = CHROMIUM + (WEBGL if webgl else NO_WEBGL)
-        browser = playwright.chromium.launch(executable_path=program, args=arguments)
-        page = browser.new_page(viewport={"width": 600, "height": 900}, **context)
-        page.on("console", lambda message: complaints.append(message.text))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("request", lambda request: asked.append(request.url))
+    logged, requested = [], []
+    page = browser.new_page(viewport={"width": 600, "height": 900}, **context)
+    page.on("console", lambda message: READING_BACK in message.text or logged.append(message.text))
+    page.on("pageerror", lambda error: logged.append(str(error)))
+    page.on("request", lambda request: requested.append(request.url))
+    try:
         page.goto(file.as_uri())
         yield page
-        browser.close()
-    assert complaints == []
-    assert {url for url in asked if not url.startswith("data:")} == {file.as_uri()}
+    finally:
+        page.close()
+    assert logged == []
+    assert {url for url in requested if not url.startswith("data:")} == {file.as_uri()}
 
 
 def pixels(png: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(float)
+
+
+def difference(first: bytes, second: bytes) -> float:
+    """How much two screenshots differ, on average over their pixels and colors, 0 to 255."""
+    return np.abs(pixels(first) - pixels(second)).mean()
+
+
+def changed(element, before: bytes, least: float, seconds: float = 20) -> bytes:
+    """The first screenshot that differs from ``before`` by more than ``least``; an error when none does in time."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        now = element.screenshot()
+        if difference(now, before) > least:
+            return now
+    raise AssertionError(f"after {seconds:g} s the element has not changed by more than {least:g}")

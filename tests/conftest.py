@@ -16,7 +16,7 @@ import rasterio
 import rioxarray  # a Dataset has ``rio`` once this is imported
 import torch
 import xarray as xr
-from browser import STILL, browse
+from browser import WEBGL, browse
 from catalog import World
 from file_server import file_server
 from hypothesis import settings
@@ -94,7 +94,7 @@ def chromium(require_system):
     with sync_playwright() as playwright:
         browsers = {}
 
-        def launch(options=STILL):
+        def launch(options=WEBGL):
             if (key := tuple(options)) not in browsers:
                 browsers[key] = playwright.chromium.launch(executable_path=program, args=options)
             return browsers[key]
@@ -107,7 +107,7 @@ def chromium(require_system):
 @pytest.fixture
 def opened(tmp_path, chromium):
     """``with opened(body, ...) as page:`` HTML in Chromium, which must log nothing and request nothing else."""
-    return lambda body, options=STILL, **context: browse(chromium(options), tmp_path / "page.html", body, **context)
+    return lambda body, options=WEBGL, **context: browse(chromium(options), tmp_path / "page.html", body, **context)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The rendered book, read as text: what its pages load, and where their links lead."""
+"""The text of the rendered book: what its pages load, and where their links lead."""
 
 from html.parser import HTMLParser
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 
 
 class Page(HTMLParser):
-    """What a page loads, links to and can be linked to by."""
+    """What a page loads, which links and pictures it has, and the ids that links can lead to."""
 
     def __init__(self, path: Path):
         super().__init__()
@@ -16,16 +16,16 @@ class Page(HTMLParser):
         self.feed(path.read_text(encoding="utf-8"))
 
     def handle_starttag(self, tag, attributes):
-        given = dict(attributes)
-        self.anchors.add(given.get("id"))
-        if tag in ("script", "img", "iframe", "source", "video") and given.get("src"):
-            self.loads.append(given["src"])
-        if tag == "link" and given.get("rel") in ("stylesheet", "preload", "icon", "shortcut icon"):
-            self.loads.append(given["href"])
-        if tag == "a" and given.get("href"):
-            self.links.append(given["href"])
+        values = dict(attributes)
+        self.anchors.add(values.get("id"))
+        if tag in ("script", "img", "iframe", "source", "video") and values.get("src"):
+            self.loads.append(values["src"])
+        if tag == "link" and values.get("rel") in ("stylesheet", "preload", "icon", "shortcut icon"):
+            self.loads.append(values["href"])
+        if tag == "a" and values.get("href"):
+            self.links.append(values["href"])
         if tag == "img":
-            self.images.append(given)
+            self.images.append(values)
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +37,9 @@ def test_nothing_is_loaded_from_another_host(pages):
     for path, page in pages.items():
         foreign = [address for address in page.loads if urlsplit(address).netloc]
         assert not foreign, f"{path.name} loads {foreign}"
-        missing = [a for a in page.loads if not a.startswith("data:") and not (path.parent / unquote(urlsplit(a).path)).exists()]
-        assert not missing, f"{path.name} misses {missing}"
+        files = [unquote(urlsplit(address).path) for address in page.loads if not address.startswith("data:")]
+        missing = [file for file in files if not (path.parent / file).exists()]
+        assert not missing, f"{path.name} lacks {missing}"
 
 
 def test_links_within_the_book_lead_somewhere(pages):
@@ -53,7 +54,7 @@ def test_links_within_the_book_lead_somewhere(pages):
                 assert unquote(parts.fragment) in pages[target].anchors, f"{path.name} links to {link}"
 
 
-def test_every_picture_says_what_is_seen(pages):
+def test_every_picture_has_an_alternative_text(pages):
     for path, page in pages.items():
         for image in page.images:
             assert image.get("alt") and not image["alt"].startswith("../"), f"{path.name}: {image.get('src')}"

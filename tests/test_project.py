@@ -18,26 +18,27 @@ import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 CHAPTERS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 
 def configured_address() -> str:
-    return yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]["url"]
+    return yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))["repository"]["url"]
 
 
 def test_conda_environment_installs_what_the_makefile_installs():
-    environment = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))["dependencies"]
     pip = next(entry["pip"] for entry in environment if isinstance(entry, dict))
     extras = ",".join(PYPROJECT["project"]["optional-dependencies"])
     assert pip == ["--constraint constraints.txt", f"--editable .[{extras}]"]
-    assert f"'.[{extras}]'" in (ROOT / "Makefile").read_text()
+    assert f"'.[{extras}]'" in (ROOT / "Makefile").read_text(encoding="utf-8")
     python = next(entry for entry in environment if str(entry).startswith("python="))
     assert PYPROJECT["project"]["requires-python"] == f">={python.removeprefix('python=')}"
 
 
 def test_every_direct_dependency_is_pinned_within_its_range():
     packaging = pytest.importorskip("packaging.requirements")
-    pins = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = dict(line.split("==") for line in lines if "==" in line)
     pins = {name.lower().replace("_", "-"): version for name, version in pins.items()}
     wanted = PYPROJECT["project"]["dependencies"] + sum(PYPROJECT["project"]["optional-dependencies"].values(), [])
     for requirement in map(packaging.Requirement, wanted):
@@ -53,7 +54,7 @@ def test_repository_address_is_the_configured_one_everywhere():
 
     assert address.configured(ROOT) == configured_address()
     for path in address.places(ROOT):
-        found = set(re.findall(r"https://github\.com/[\w.-]+/sat2dem-book", path.read_text()))
+        found = set(re.findall(r"https://github\.com/[\w.-]+/sat2dem-book", path.read_text(encoding="utf-8")))
         assert found <= {configured_address()}, path
 
 
@@ -61,26 +62,26 @@ def test_make_address_rewrites_every_place(tmp_path):
     for name in ("_config.yml", "pyproject.toml", "tools/address.py", CHAPTERS[0].relative_to(ROOT)):
         target = tmp_path / name
         target.parent.mkdir(exist_ok=True)
-        text = (ROOT / name).read_text()
+        text = (ROOT / name).read_text(encoding="utf-8")
         moved = text.replace(configured_address(), "https://github.com/new/place") if name == "_config.yml" else text
-        target.write_text(moved)
+        target.write_text(moved, encoding="utf-8")
     subprocess.run([sys.executable, tmp_path / "tools/address.py"], check=True, capture_output=True)
     for name in ("pyproject.toml", CHAPTERS[0].relative_to(ROOT)):
-        text = (tmp_path / name).read_text()
+        text = (tmp_path / name).read_text(encoding="utf-8")
         assert "https://github.com/new/place" in text
         assert configured_address() not in text
 
 
 def test_table_of_contents_lists_the_chapters_that_exist_in_order():
-    toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
+    toc = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
     listed = [entry["file"] for part in toc["parts"] for entry in part["chapters"]]
     assert [name for name in listed if "/" in name] == [f"notebooks/{path.stem}" for path in CHAPTERS]
     for path in CHAPTERS:
-        assert f"notebooks/{path.name}" in (ROOT / "README.md").read_text()
+        assert f"notebooks/{path.name}" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
-def test_chapter_opens_in_colab_and_tells_what_its_pictures_show(path):
+def test_chapter_opens_in_colab_and_describes_its_pictures(path):
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
@@ -92,7 +93,7 @@ def test_chapter_opens_in_colab_and_tells_what_its_pictures_show(path):
         if any({"image/png", "image/jpeg"} & set(output.get("data", {})) for output in cell.outputs):
             shown = cell.metadata.mystnb
             assert len(shown.image.alt) > 30 and len(shown.figure.caption) > 30, cell.id
-    assert any(cell.outputs for cell in code), "the chapter was never executed: make refresh"
+    assert any(cell.outputs for cell in code), "the chapter has no outputs: run make refresh"
 
 
 def test_wheel_carries_the_sample_and_the_stored_tables(tmp_path):

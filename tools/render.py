@@ -2,7 +2,7 @@
 
 Usage: python tools/render.py CHAPTERS OUT
 
-CHAPTERS is a folder of notebooks; OUT is replaced when, and only when, the book was rendered without a warning.
+CHAPTERS is a folder of notebooks. The program replaces OUT only after it has rendered the book without a warning.
 """
 
 import shutil
@@ -14,6 +14,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 
 
+def all_but_notebooks(folder: str, names: list[str]) -> list[str]:
+    """The names that a copy of the chapters leaves out."""
+    return [name for name in names if not name.endswith(".ipynb")]
+
+
 def render(chapters: Path, out: Path) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".book-") as folder:
@@ -22,12 +27,12 @@ def render(chapters: Path, out: Path) -> None:
             shutil.copy(path, source)
         for name in ("_static", "_ext"):
             shutil.copytree(ROOT / name, source / name)
-        shutil.copytree(chapters, source / "notebooks", ignore=lambda _, names: [n for n in names if not n.endswith(".ipynb")])
-        build = [Path(sys.executable).with_name("jupyter-book"), "build", source, "--warningiserror", "--keep-going", "--quiet"]
-        subprocess.run(build, check=True)
+        shutil.copytree(chapters, source / "notebooks", ignore=all_but_notebooks)
+        program = Path(sys.executable).with_name("jupyter-book")
+        subprocess.run([program, "build", source, "--warningiserror", "--keep-going", "--quiet"], check=True)
         html = source / "_build/html"
-        if not (html / "index.html").exists():  # another version of jupyter-book may end well and make nothing
-            raise SystemExit("jupyter-book ended without an error, and without a page: install the version of constraints.txt")
+        if not (html / "index.html").exists():  # another version of jupyter-book may report success and write nothing
+            raise SystemExit("jupyter-book wrote no page and reported no error: install the version of constraints.txt")
         shutil.rmtree(out, ignore_errors=True)
         html.rename(out)
 

@@ -165,24 +165,12 @@ def _html(slider: _Slider) -> str:
     # Where few pixels are enlarged, lossy compression would blur them into each other.
     kinds: list[dict[str, Any]] = [{"lossless": True}] if slider.enlarged else []
     kinds += [{"quality": quality} for quality in QUALITY]
-    *better, last = product((1, 2, 4), kinds)
     budget = COMPARE_BUDGET if slider.kind == "wipe" else FRAMES_BUDGET
-    for shrink, options in better:
-        sources = _sources(slider.images, budget, shrink, **options)
-        if sources is not None and len((page := _filled(slider, sources)).encode()) <= budget:
-            return page
-    shrink, options = last
-    return _filled(slider, [data_address(image.reduce(shrink), **options) for image in slider.images])
-
-
-def _sources(images: list[Image.Image], budget: int, shrink: int, **options: Any) -> list[str] | None:
-    """The addresses of all pictures at 1 / ``shrink`` of their size, or None as soon as they exceed the budget."""
-    sources: list[str] = []
-    for image in images:
-        sources.append(data_address(image.reduce(shrink), **options))
-        if sum(map(len, sources)) > budget:
-            return None
-    return sources
+    for shrink, options in product((1, 2, 4), kinds):
+        page = _filled(slider, [data_address(image.reduce(shrink), **options) for image in slider.images])
+        if len(page.encode()) <= budget:
+            break
+    return page
 
 
 def _filled(slider: _Slider, sources: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""Diagrams say what the networks are."""
+"""Diagrams show the networks as they are."""
 
 import re
 from xml.etree import ElementTree
@@ -30,7 +30,8 @@ def test_unet_shows_the_channels_and_sides_of_every_level():
     assert shown[:3] == ["image, 3", "elevation, 1", "64 px"]
     assert [text for text in shown if re.fullmatch(r"\d+", text)] == ["8", "16", "32", "64", "64"]
     assert [text for text in shown if "+" in text] == ["8 + 8", "16 + 16", "32 + 32", "64 + 64", "64 + 64"]
-    assert [text for text in shown if text.endswith(" px")][1:] == ["32 px", "16 px", "8 px", "4 px", "2 px", "64, 1 px"]
+    sides = [text for text in shown if text.endswith(" px")]
+    assert sides == ["64 px", "32 px", "16 px", "8 px", "4 px", "2 px", "64, 1 px"]
 
 
 def test_attention_and_dropout_are_marked_only_where_they_are():
@@ -42,31 +43,32 @@ def test_attention_and_dropout_are_marked_only_where_they_are():
     assert marks(diagrams.patchgan(PatchGAN("cbam", features=16), tile=64)) == 3 + 1
 
 
-def test_discriminator_shows_what_a_logit_sees():
+def test_discriminator_shows_the_receptive_field_of_every_layer():
     shown = texts(diagrams.patchgan(PatchGAN(features=4), tile=64))
     assert "6 × 6 logits" in shown
     assert [text for text in shown if text.endswith(" px")] == [f"{n} × {n} px" for n in (4, 10, 22, 46, 70)]
 
 
 def test_drpan_shows_its_sizes_and_where_the_gradient_is_cut():
-    def drawn(way: str):
-        return diagrams.drpan(build_method(preset("cpu", method="drpan", drpan=way, features=4, critic_features=4, tile=64)))
+    def drawn(kind: str):
+        config = preset("cpu", method="drpan", drpan=kind, features=4, critic_features=4, tile=64)
+        return diagrams.drpan(build_method(config))
 
-    flow, cut = drawn("flow"), drawn("detached")
+    flow, detached = drawn("flow"), drawn("detached")
     assert {"6 × 6 verdicts", "5 × 5 window", "y, but 18 × 18 px", "L1, 5 × 5"} <= set(texts(flow))
-    assert "what" in texts(flow) and "what, without its gradient" in texts(cut)
-    assert "dasharray" not in flow.svg and "dasharray" in cut.svg
+    assert "what" in texts(flow) and "what, without its gradient" in texts(detached)
+    assert "dasharray" not in flow.svg and "dasharray" in detached.svg
 
 
-@pytest.mark.parametrize(("name", "form", "said"), [
-    ("cbam", "paper", "4 to 64 channels"), ("gam", "paper", "64 to 4 channels"), ("gam", "original", "64 to 16 channels"),
-    ("simam", "paper", "its variance, plus ½"),
+@pytest.mark.parametrize(("name", "form", "line"), [
+    ("cbam", "paper", "4 to 64 channels"), ("gam", "paper", "64 to 4 channels"),
+    ("gam", "original", "64 to 16 channels"), ("simam", "paper", "its variance, plus ½"),
 ])
-def test_attention_shows_the_numbers_of_its_layers(name, form, said):
-    assert said in texts(diagrams.attention(build_attention(name, 64, form)))
+def test_attention_shows_the_numbers_of_its_layers(name, form, line):
+    assert line in texts(diagrams.attention(build_attention(name, 64, form)))
 
 
-def test_drawing_leaves_the_network_and_chance_as_they_were():
+def test_drawing_leaves_the_network_and_the_random_state_as_they_were():
     network = UNet(features=4, tile=32)
     before = {name: value.clone() for name, value in network.state_dict().items()}
     state = torch.get_rng_state()
@@ -76,15 +78,15 @@ def test_drawing_leaves_the_network_and_chance_as_they_were():
     assert not any(module._forward_hooks for module in network.modules())
 
 
-def test_file_and_notebook_get_the_same_picture_that_says_what_it_is(tmp_path):
+def test_file_and_notebook_get_the_same_picture_with_a_title(tmp_path):
     diagram = diagrams.patchgan(PatchGAN(features=4), tile=32)
-    diagram.save(tmp_path / "critic.svg")
-    assert (tmp_path / "critic.svg").read_text(encoding="utf-8") == diagram._repr_svg_()
+    diagram.save(tmp_path / "discriminator.svg")
+    assert (tmp_path / "discriminator.svg").read_text(encoding="utf-8") == diagram._repr_svg_()
     root = ElementTree.fromstring(diagram.svg)
     assert root.get("role") == "img" and root.find(f"{SVG}title").text == "Discriminator for tiles of 32 px"
     assert len(diagram.svg) < 20_000
 
 
-def test_unknown_block_is_told():
+def test_unknown_block_is_an_error_that_lists_the_known_ones():
     with pytest.raises(UnknownName, match="SimAM"):
         diagrams.attention(nn.ReLU())

@@ -1,3 +1,5 @@
+"""Figures: what they draw, on which limits, and with which labels."""
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -15,7 +17,7 @@ def close_figures():
 
 
 def plane(to_south: float, to_east: float) -> np.ndarray:
-    """Ground (20, 20) that rises so many meters a pixel."""
+    """Elevation (20, 20) that rises by so many meters per pixel."""
     rows, columns = np.mgrid[:20, :20]
     return 1000.0 + to_south * rows + to_east * columns
 

@@ -1,4 +1,4 @@
-"""Pictures compared by hand: what stands in the HTML, and what a real browser makes of it."""
+"""Pictures compared by hand: what their HTML contains, and what a real browser shows."""
 
 import io
 import re
@@ -16,7 +16,7 @@ from sat2dem_core.pictures import sliders
 from sat2dem_core.pictures.sliders import COMPARE_BUDGET, FRAMES_BUDGET, compare, frames
 
 RED, GREEN, BLUE, GRAY = (200, 30, 30), (30, 160, 30), (30, 30, 200), (128, 128, 128)
-TOLD = {"title": "Now & then", "alt": 'Ground, "made up"'}
+TEXTS = {"title": "Now & then", "alt": 'Ground, "made up"'}
 
 
 def plain(color: tuple[int, int, int], height: int = 48, width: int = 64) -> np.ndarray:
@@ -30,23 +30,23 @@ def drawn(color: str = "teal", size: tuple[float, float] = (3, 2)) -> Figure:
 
 
 def wipe(**changes):
-    return compare(plain(RED), plain(BLUE), **TOLD | changes)
+    return compare(plain(RED), plain(BLUE), **TEXTS | changes)
 
 
 def row(start: int = 0, **changes):
     colors = (RED, GREEN, BLUE, GRAY)
     labels = ["red", "green", "blue", "gray"]
-    return frames([plain(color) for color in colors], **TOLD | {"labels": labels, "start": start} | changes)
+    return frames([plain(color) for color in colors], **TEXTS | {"labels": labels, "start": start} | changes)
 
 
-def is_color(found: np.ndarray, color: tuple[int, int, int]) -> np.ndarray:
-    return (np.abs(found - color) < 12).all(-1)
+def is_color(shown: np.ndarray, color: tuple[int, int, int]) -> np.ndarray:
+    return (np.abs(shown - color) < 12).all(-1)
 
 
 def share(page, color: tuple[int, int, int], number: int = 0) -> float:
-    """How much of the middle row of a view's box has a color."""
-    found = pixels(page.locator(".box").nth(number).screenshot())
-    return is_color(found[len(found) // 4], color).mean()
+    """How much of a row in the upper half of a view's box has a color, 0 to 1."""
+    shown = pixels(page.locator(".box").nth(number).screenshot())
+    return is_color(shown[len(shown) // 4], color).mean()
 
 
 @pytest.mark.parametrize("make", [wipe, row])
@@ -58,7 +58,7 @@ def test_same_input_gives_same_bytes_and_other_input_another_name(make):
 
 def test_figures_give_the_same_bytes_and_are_closed():
     before = plt.get_fignums()
-    pages = [compare(drawn(), drawn("olive"), **TOLD)._repr_mimebundle_() for _ in range(2)]
+    pages = [compare(drawn(), drawn("olive"), **TEXTS)._repr_mimebundle_() for _ in range(2)]
     assert pages[0] == pages[1]
     assert plt.get_fignums() == before
 
@@ -85,86 +85,87 @@ def test_pictures_come_first_have_their_alt_text_and_nothing_comes_from_the_net(
 
 
 def test_picture_without_scripts_shows_both_with_labels_on_white():
-    found = pixels(wipe().png())
-    height = len(found) - 28  # beneath the labels
-    assert found.shape == (28 + 336, 2 * 448 + 16, 3)  # 64 px, seven times as large
-    assert is_color(found[-height:, :448], RED).all() and is_color(found[-height:, -448:], BLUE).all()
-    assert (found[:, 448:-448] == 255).all()
-    for label in (found[:28, :448], found[:28, -448:]):
+    shown = pixels(wipe().png())
+    height = len(shown) - 28  # beneath the labels
+    assert shown.shape == (28 + 336, 2 * 448 + 16, 3)  # 64 px, seven times as large
+    assert is_color(shown[-height:, :448], RED).all() and is_color(shown[-height:, -448:], BLUE).all()
+    assert (shown[:, 448:-448] == 255).all()
+    for label in (shown[:28, :448], shown[:28, -448:]):
         assert label.min() < 100 and (label[0] == 255).all()
 
 
 @pytest.mark.parametrize(("start", "left", "right"), [(0, RED, GRAY), (2, BLUE, GRAY), (3, RED, GRAY)])
 def test_picture_without_scripts_shows_the_start_and_the_last(start, left, right):
-    found = pixels(row(start).png())[-100]
-    assert is_color(found[:448], left).all() and is_color(found[-448:], right).all()
+    shown = pixels(row(start).png())[-100]
+    assert is_color(shown[:448], left).all() and is_color(shown[-448:], right).all()
 
 
 def stored(page: str) -> list[np.ndarray]:
-    found = re.findall("data:image/webp;base64,([^\"]+)", page)
-    return [np.asarray(Image.open(io.BytesIO(b64decode(text)))) for text in found]
+    encoded = re.findall("data:image/webp;base64,([^\"]+)", page)
+    return [np.asarray(Image.open(io.BytesIO(b64decode(text)))) for text in encoded]
 
 
 def test_few_pixels_stay_as_they_are_and_are_shown_large():
     pictures = np.random.default_rng(0).integers(0, 256, (3, 3, 64, 64), dtype=np.uint8)
-    page = frames(pictures, labels=range(3), **TOLD)._repr_html_()
+    page = frames(pictures, labels=range(3), **TEXTS)._repr_html_()
     first, last, middle = stored(page)  # the two that need no script come first
-    for picture, found in zip(pictures, (first, middle, last)):
-        np.testing.assert_array_equal(np.moveaxis(picture, 0, -1), found)
+    for picture, decoded in zip(pictures, (first, middle, last)):
+        np.testing.assert_array_equal(np.moveaxis(picture, 0, -1), decoded)
     assert "image-rendering: pixelated" in page and 'width="448"' in page
 
 
 def test_large_arrays_shrink_and_figures_are_sharper_than_shown():
     big = np.zeros((3, 900, 1800), np.uint8)
-    page = compare(big, big, **TOLD)._repr_html_()
-    assert {found.shape for found in stored(page)} == {(384, 768, 3)} and "image-rendering: auto" in page
-    page = compare(drawn(), drawn(), **TOLD)._repr_html_()
-    assert {found.shape for found in stored(page)} == {(300, 450, 3)} and 'width="300" height="200"' in page
+    page = compare(big, big, **TEXTS)._repr_html_()
+    assert {picture.shape for picture in stored(page)} == {(384, 768, 3)} and "image-rendering: auto" in page
+    page = compare(drawn(), drawn(), **TEXTS)._repr_html_()
+    assert {picture.shape for picture in stored(page)} == {(300, 450, 3)} and 'width="300" height="200"' in page
 
 
-def test_figure_without_a_ground_of_its_own_is_on_white():
+def test_figure_without_a_background_is_on_white():
     clear = drawn()
     clear.set_facecolor("none")
-    assert (stored(compare(clear, drawn(), **TOLD)._repr_html_())[0][:10] > 250).all()
+    assert (stored(compare(clear, drawn(), **TEXTS)._repr_html_())[0][:10] > 250).all()
 
 
 def test_worst_case_keeps_to_the_budget():
     noise = np.random.default_rng(0).integers(0, 256, (3, 256, 256), dtype=np.uint8)
-    assert len(compare(noise, noise[::-1], **TOLD)._repr_html_()) <= COMPARE_BUDGET
-    page = frames([noise[:, :128, :128]] * 16, labels=range(16), **TOLD)._repr_html_()
+    assert len(compare(noise, noise[::-1], **TEXTS)._repr_html_()) <= COMPARE_BUDGET
+    page = frames([noise[:, :128, :128]] * 16, labels=range(16), **TEXTS)._repr_html_()
     assert FRAMES_BUDGET / 10 < len(page) <= FRAMES_BUDGET
 
 
 def test_noise_that_no_quality_makes_small_enough_loses_pixels(monkeypatch):
     monkeypatch.setattr(sliders, "COMPARE_BUDGET", 16_000)
     noise = np.random.default_rng(0).integers(0, 256, (3, 150, 300), dtype=np.uint8)
-    page = compare(noise, noise, **TOLD)._repr_html_()
+    page = compare(noise, noise, **TEXTS)._repr_html_()
     assert len(page) <= 16_000 and 'width="300"' in page
-    assert {found.shape for found in stored(page)} == {(75, 150, 3)}
+    assert {picture.shape for picture in stored(page)} == {(75, 150, 3)}
 
 
-def test_shapes_that_do_not_fit_are_told():
+def test_shapes_that_do_not_fit_are_an_error():
     with pytest.raises(WrongShape, match="64 by 48, 64 by 40 px"):
-        compare(plain(RED), plain(RED, 40), **TOLD)
+        compare(plain(RED), plain(RED, 40), **TEXTS)
     with pytest.raises(WrongShape, match="450 by 300, 64 by 48 px"):
-        frames([drawn(), plain(RED)], labels="ab", **TOLD)
-    for wrong in (np.zeros((48, 64, 3), np.uint8), np.zeros((48, 64), np.uint8), np.zeros((3, 0, 64), np.uint8), "a.png"):
+        frames([drawn(), plain(RED)], labels="ab", **TEXTS)
+    arrays = [np.zeros(shape, np.uint8) for shape in ((48, 64, 3), (48, 64), (3, 0, 64))]
+    for wrong in (*arrays, "a.png"):
         with pytest.raises(WrongShape, match=re.escape(str(np.shape(wrong)))):
-            compare(plain(RED), wrong, **TOLD)
+            compare(plain(RED), wrong, **TEXTS)
     with pytest.raises(UnsupportedImagery, match="float"):
-        compare(plain(RED), plain(RED) / 255, **TOLD)
+        compare(plain(RED), plain(RED) / 255, **TEXTS)
 
 
-def test_large_pictures_that_differ_are_told_although_they_would_shrink_to_one_size():
+def test_large_pictures_of_different_sizes_are_an_error_although_they_would_shrink_to_one_size():
     with pytest.raises(WrongShape, match="800 by 800, 1600 by 1600 px"):
-        compare(plain(RED, 800, 800), plain(RED, 1600, 1600), **TOLD)
+        compare(plain(RED, 800, 800), plain(RED, 1600, 1600), **TEXTS)
 
 
-def test_numbers_that_do_not_fit_are_told():
+def test_numbers_that_do_not_fit_are_an_error():
     with pytest.raises(WrongShape, match="2 pictures, 3 labels"):
         wipe(labels=("a", "b", "c"))
     with pytest.raises(WrongShape, match="1 pictures, 1 labels"):
-        frames([plain(RED)], labels=["a"], **TOLD)
+        frames([plain(RED)], labels=["a"], **TEXTS)
     for start in (-1, 4):
         with pytest.raises(WrongShape, match=f"no picture {start} .* 0 to 3"):
             row(start)
@@ -182,7 +183,8 @@ def test_page_that_cannot_be_written_leaves_the_old_one(tmp_path, full_disk, lis
 
 def test_border_moves_by_mouse_and_by_keyboard(opened):
     with opened(wipe()._repr_html_()) as page:
-        border, box = page.get_by_role("slider", name="Border between before and after"), page.locator(".box").bounding_box()
+        border = page.get_by_role("slider", name="Border between before and after")
+        box = page.locator(".box").bounding_box()
         assert share(page, RED) == pytest.approx(0.5, abs=0.02) and share(page, BLUE) == pytest.approx(0.5, abs=0.02)
         assert border.get_attribute("aria-valuetext") == "50 % before, 50 % after"
 
@@ -212,13 +214,13 @@ def test_focus_is_seen_with_the_keyboard(opened):
             assert page.locator("figure").nth(number).screenshot() != still[number]
 
 
-def test_keys_stay_with_the_slider(opened):
+def test_keys_of_the_slider_do_not_reach_the_page(opened):
     with opened(wipe()._repr_html_()) as page:
         page.evaluate("() => { document.onkeydown = event => { document.title += event.key; }; }")
         page.locator("input").focus()
         page.keyboard.press("ArrowLeft")
         assert page.title() == ""
-        page.keyboard.press("a")  # what else is pressed is the page's own
+        page.keyboard.press("a")  # the page gets all other keys
         assert page.title() == "a"
 
 
@@ -229,7 +231,7 @@ def test_slider_picks_the_picture_and_its_label(opened):
 
         def check(label: str, color: tuple[int, int, int]) -> None:
             assert labels.all_inner_texts() == [label] and which.get_attribute("aria-valuetext") == label
-            assert pictures.evaluate_all("all => all.map(image => image.alt)") == [f'{label}: {TOLD["alt"]}']
+            assert pictures.evaluate_all("all => all.map(image => image.alt)") == [f'{label}: {TEXTS["alt"]}']
             assert share(page, color) == 1
 
         check("green", GREEN)
@@ -256,7 +258,8 @@ def test_last_picture_can_be_the_first_shown(opened):
 
 def test_text_of_labels_is_text(opened):
     labels = ["</script><b>x</b>", "<i>", "&lt;", '"']
-    with opened(row(labels=labels, title="<u>", alt="<s>")._repr_html_() + wipe(labels=labels[:2])._repr_html_()) as page:
+    views = row(labels=labels, title="<u>", alt="<s>"), wipe(labels=labels[:2])
+    with opened("".join(view._repr_html_() for view in views)) as page:
         assert page.locator("b, i, u, s").count() == 0
         assert page.locator(".frames .pane span").all_text_contents() == [labels[0], labels[3], *labels[1:3]]
         assert page.locator(".frames span:visible").first.inner_text() == labels[0]
@@ -286,8 +289,8 @@ def test_without_scripts_and_on_paper_two_pictures_stand_side_by_side(opened, ho
             assert share(page, right, number) == pytest.approx(0.5, abs=0.02)
         page.set_viewport_size({"width": 390, "height": 700})  # one beneath the other
         for number, (left, right) in enumerate([(RED, BLUE), (GREEN, GRAY)]):
-            found = pixels(page.locator(".box").nth(number).screenshot())[:, 180]
-            assert is_color(found, left).mean() > 0.4 and is_color(found, right).mean() > 0.4
+            shown = pixels(page.locator(".box").nth(number).screenshot())[:, 180]
+            assert is_color(shown, left).mean() > 0.4 and is_color(shown, right).mean() > 0.4
 
 
 def test_views_start_as_notebooks_put_them_in_on_a_narrow_page_and_are_independent(opened):
@@ -311,6 +314,6 @@ def test_views_start_as_notebooks_put_them_in_on_a_narrow_page_and_are_independe
 def test_enlarged_pixels_have_sharp_edges(opened):
     stripes = np.zeros((3, 64, 64), np.uint8)
     stripes[..., ::2] = 255
-    with opened(frames([stripes, 255 - stripes], labels="ab", **TOLD)._repr_html_()) as page:
-        found = pixels(page.locator(".box").screenshot())[200]
-        assert np.isin(found, (0, 255)).all() and found.mean() == 127.5
+    with opened(frames([stripes, 255 - stripes], labels="ab", **TEXTS)._repr_html_()) as page:
+        shown = pixels(page.locator(".box").screenshot())[200]
+        assert np.isin(shown, (0, 255)).all() and shown.mean() == 127.5
