@@ -314,7 +314,7 @@ def _client(address: str | None) -> Any:
     try:
         return Client(address)
     except (OSError, ValueError) as error:
-        raise InvalidConfig(f"no dask scheduler answers at {address} ({error}): start it or check the address") from error
+        raise InvalidConfig(f"no dask scheduler answers at {address} ({error}): start it, or check it") from error
 
 
 def _train(args: argparse.Namespace) -> None:
