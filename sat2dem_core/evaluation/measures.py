@@ -5,6 +5,7 @@ quantiles; beyond that, a histogram replaces them and quantiles are interpolated
 """
 
 import math
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -136,6 +137,81 @@ class Mean:
         return self.total / self.count if self.count else None
 
 
+class Truth:
+    """True elevation of tiles, with everything that is computed once for all predictions of it.
+
+    Args:
+        dem: (N, H, W) meters, NaN for nodata.
+        gsd: ground sampling distance (down the rows, along the columns), meters.
+        water: (N, H, W) bool, pixels to leave out.
+        elevation: (N, H, W) meters, by which pixels fall into the classes of elevation; by default ``dem``.
+    """
+
+    def __init__(
+        self, dem: Tensor, gsd: tuple[float, float], water: Tensor | None = None, elevation: Tensor | None = None
+    ):
+        dem = dem.float()
+        self.gsd, self.elevation = gsd, dem if elevation is None else elevation
+        self.dem = dem if water is None else dem.masked_fill(water, torch.nan)
+
+    @cached_property
+    def valid(self) -> Tensor:
+        return ~self.dem.isnan()
+
+    @cached_property
+    def relief(self) -> Tensor:
+        """Highest minus lowest pixel of each tile, (N,) meters; negative infinity where there is none."""
+        highest = self.dem.masked_fill(~self.valid, -math.inf).amax((1, 2))
+        return highest - self.dem.masked_fill(~self.valid, math.inf).amin((1, 2))
+
+    @cached_property
+    def slope(self) -> Tensor:
+        return terrain.slope(self.dem, self.gsd)
+
+    @cached_property
+    def aspect(self) -> Tensor:
+        return terrain.aspect(self.dem, self.gsd)
+
+    @cached_property
+    def roughness(self) -> Tensor:
+        return terrain.roughness(self.dem)
+
+    @cached_property
+    def classes(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """For each of ``CLASSES``: which pixels have a class, (N, H, W) bool, and its number, (pixels,)."""
+        by_pixel = {
+            "slope": self.slope, "elevation": self.elevation, "relief": self.relief[:, None, None].expand_as(self.dem)
+        }
+        known = {kind: self.valid & ~values.isnan() for kind, values in by_pixel.items()}
+        inner_edges = {kind: torch.tensor(CLASSES[kind][1:-1]) for kind in by_pixel}
+        return {
+            kind: (known[kind], torch.bucketize(values[known[kind]], inner_edges[kind], right=True))
+            for kind, values in by_pixel.items()
+        }
+
+    @cached_property
+    def pixels(self) -> Tensor:
+        """Valid pixels of each tile, (N,)."""
+        return self.valid.sum((1, 2))
+
+    @cached_property
+    def sums(self) -> tuple[float, float]:
+        """Of all valid elevations, and of their squares."""
+        known = self._known
+        return float(known.sum((1, 2)).sum()), float(known.square().sum((1, 2)).sum())
+
+    @cached_property
+    def deviations(self) -> Tensor:
+        """Sum of squared deviations from each tile's mean, (N,) m²."""
+        known = self._known
+        means = known.sum((1, 2)) / self.pixels
+        return (known - means[:, None, None]).masked_fill(~self.valid, 0).square().sum((1, 2))
+
+    @property
+    def _known(self) -> Tensor:
+        return self.dem.double().masked_fill(~self.valid, 0)
+
+
 class TileErrors(NamedTuple):
     """Each tile's number of valid pixels, (N,), and its MAE, (N,) meters, NaN where it has no valid pixel."""
 
@@ -169,65 +245,53 @@ class Measures:
 
         Args:
             prediction, truth: (N, H, W) meters; NaN in ``truth`` for nodata.
-            water: (N, H, W) bool, pixels to leave out.
-            elevation: (N, H, W) meters, by which pixels fall into the classes of elevation; by default ``truth``.
+            water, elevation: see :class:`Truth`.
 
         Raises:
             WrongShape: they lie on different grids, or a prediction is NaN where there is a truth.
         """
-        prediction, truth = prediction.float(), truth.float()
-        elevation = truth if elevation is None else elevation
-        if water is not None:
-            truth = truth.masked_fill(water, torch.nan)
-        check_pair(prediction, truth)
-        valid, error = ~truth.isnan(), prediction - truth
-        highest = truth.masked_fill(~valid, -math.inf).amax((1, 2))
-        relief = highest - truth.masked_fill(~valid, math.inf).amin((1, 2))  # (N,)
-        slope = terrain.slope(truth, self.gsd)
-        self.errors.add(error[valid])
-        self._classes(error, valid, slope, elevation, relief)
+        return self.compare(prediction, Truth(truth, self.gsd, water, elevation))
+
+    def compare(self, prediction: Tensor, truth: Truth) -> TileErrors:
+        """Add tiles whose truth several predictions share; see :meth:`update`."""
+        prediction = prediction.float()
+        check_pair(prediction, truth.dem)
+        error = prediction - truth.dem
+        self.errors.add(error[truth.valid])
+        for kind, (known, number) in truth.classes.items():
+            self.by_class[kind].add(error[known], number)
         if self.form:
-            self._form(prediction, truth, valid, slope, relief)
+            self._form(prediction, error, truth)
         if self.scale:
             low, high, data_range = self.scale
-            ours, theirs = ((dem - low) / (high - low) for dem in (prediction, truth))
+            ours, theirs = ((dem - low) / (high - low) for dem in (prediction, truth.dem))
             self.similarity.add(ssim(ours, theirs, data_range))
-        return self._tiles(error, truth, valid, relief)
+        return self._tiles(error, truth)
 
-    def _classes(self, error: Tensor, valid: Tensor, slope: Tensor, elevation: Tensor, relief: Tensor) -> None:
-        """Add the errors of each class of slope, elevation and relief."""
-        by_pixel = {"slope": slope, "elevation": elevation, "relief": relief[:, None, None].expand_as(slope)}
-        for kind, values in by_pixel.items():
-            known = valid & ~values.isnan()
-            inner_edges = torch.tensor(CLASSES[kind][1:-1])
-            self.by_class[kind].add(error[known], torch.bucketize(values[known], inner_edges, right=True))
-
-    def _tiles(self, error: Tensor, truth: Tensor, valid: Tensor, relief: Tensor) -> TileErrors:
+    def _tiles(self, error: Tensor, truth: Truth) -> TileErrors:
         """Add the sums behind R², and each tile's own R²."""
-        error, truth = error.double().masked_fill(~valid, 0), truth.double().masked_fill(~valid, 0)
-        count, has_pixels = valid.sum((1, 2)), valid.any(2).any(1)
-        total, squared = truth.sum((1, 2)), truth.square().sum((1, 2))
-        self.truth_sum += float(total.sum())
-        self.truth_squares += float(squared.sum())
-        spread = (truth - (total / count)[:, None, None]).masked_fill(~valid, 0).square().sum((1, 2))
-        self.tiles += int(has_pixels.sum())
-        self.flat += int((relief == 0).sum())
-        self.determination.add((1 - error.square().sum((1, 2)) / spread)[relief > 0])
-        return TileErrors(count, error.abs().sum((1, 2)) / count)
+        error = error.double().masked_fill(~truth.valid, 0)
+        total, squares = truth.sums
+        self.truth_sum += total
+        self.truth_squares += squares
+        self.tiles += int((truth.pixels > 0).sum())
+        self.flat += int((truth.relief == 0).sum())
+        self.determination.add((1 - error.square().sum((1, 2)) / truth.deviations)[truth.relief > 0])
+        return TileErrors(truth.pixels, error.abs().sum((1, 2)) / truth.pixels)
 
-    def _form(self, prediction: Tensor, truth: Tensor, valid: Tensor, slope: Tensor, relief: Tensor) -> None:
+    def _form(self, prediction: Tensor, error: Tensor, truth: Truth) -> None:
         """Add what a constant offset does not change: slope, roughness, aspect, PSNR and spectra."""
         differences = {
-            self.slope: terrain.slope(prediction, self.gsd) - slope,
-            self.roughness: terrain.roughness(prediction) - terrain.roughness(truth),
-            self.aspect: terrain.angle_between(terrain.aspect(prediction, self.gsd), terrain.aspect(truth, self.gsd)),
+            self.slope: terrain.slope(prediction, self.gsd) - truth.slope,
+            self.roughness: terrain.roughness(prediction) - truth.roughness,
+            self.aspect: terrain.angle_between(terrain.aspect(prediction, self.gsd), truth.aspect),
         }
         for tally, difference in differences.items():
             tally.add(difference[~difference.isnan()])
-        error = (prediction - truth).double()
-        squared = (error - error.nanmean((1, 2), keepdim=True)).square().nanmean((1, 2))
-        self.peak.add(10 * torch.log10(relief.double().square() / squared)[relief > 0])
-        self._spectra(torch.stack([truth, prediction, prediction - truth])[:, valid.all(2).all(1)])
+        wide = error.double()
+        squared = (wide - wide.nanmean((1, 2), keepdim=True)).square().nanmean((1, 2))
+        self.peak.add(10 * torch.log10(truth.relief.double().square() / squared)[truth.relief > 0])
+        self._spectra(torch.stack([truth.dem, prediction, error])[:, truth.valid.all(2).all(1)])
 
     def _spectra(self, dems: Tensor) -> None:
         """Add the power by wavenumber of truth, prediction and error, (3, N, T, T)."""

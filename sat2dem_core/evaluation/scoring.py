@@ -29,7 +29,7 @@ from sat2dem_core.errors import NoTiles, choose
 from sat2dem_core.evaluation import baselines
 from sat2dem_core.evaluation.baselines import Predictor, tile_mean
 from sat2dem_core.evaluation.drainage import Drainage
-from sat2dem_core.evaluation.measures import CLASSES, Measures
+from sat2dem_core.evaluation.measures import CLASSES, Measures, Truth
 from sat2dem_core.training.checkpoints import Model
 
 QUESTIONS = ("absolute", "above minimum", "relief")
@@ -165,6 +165,7 @@ class _Scores:
     def __init__(
         self, names: dict[str, list[str]], gsd: tuple[float, float], normalization: Normalization, drainage: bool
     ):
+        self.gsd = gsd
         self.measures: dict[Key, Measures] = {}
         for question, predictors in names.items():
             scale, form = ssim_scale(question, normalization), question == "relief"
@@ -174,11 +175,11 @@ class _Scores:
 
     def update(self, answers: dict[Key, Tensor], truth: Tensor, water: Tensor | None) -> None:
         """Add a batch of tiles, (N, H, W) meters each."""
-        targets = {question: to_target(truth, question) for question in QUESTIONS}
+        targets = {question: Truth(to_target(truth, question), self.gsd, water, truth) for question in QUESTIONS}
         columns: dict[str, np.ndarray] = {}
         for key, measures in self.measures.items():
             question, name = key
-            by_tile = measures.update(answers[key], targets[question], water, elevation=truth)
+            by_tile = measures.compare(answers[key], targets[question])
             columns.setdefault("pixels", by_tile.pixels.numpy())
             columns[f"{question}: {name}"] = by_tile.mae.numpy()
             if key in self.channels:

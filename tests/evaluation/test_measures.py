@@ -13,7 +13,7 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 
 from sat2dem_core.errors import NoTiles, WrongShape
 from sat2dem_core.evaluation import measures
-from sat2dem_core.evaluation.measures import Measures, Tally, ssim
+from sat2dem_core.evaluation.measures import Measures, Tally, Truth, ssim
 
 GSD = (30.0, 20.0)
 OF_OFFSET = {"bias", "MAE", "RMSE", "LE90", "R2", "tile R2", "SSIM"}  # what an offset may change
@@ -169,6 +169,18 @@ def test_masking_in_the_truth_or_as_water_is_the_same_and_hides_the_prediction(r
     results = [measured(dem, truth, water=water) for dem in (prediction.masked_fill(water, value), prediction)]
     for name in ("bias", "MAE", "R2", "NMAD", "SSIM"):
         assert results[0][name] == results[1][name]
+
+
+def test_predictions_that_share_a_truth_are_measured_as_if_alone():
+    dem, water = hills(), torch.zeros(3, 32, 32, dtype=torch.bool)
+    dem[0, :5], water[1, 3:9] = torch.nan, True
+    relief = dem - dem.nanmean((1, 2), keepdim=True)
+    truth = Truth(relief, GSD, water, elevation=dem)
+    for prediction in (hills(seed=1), hills(seed=2)):
+        shared = Measures(GSD)
+        errors = shared.compare(prediction, truth)
+        assert shared.result() == measured(prediction, relief, None, water=water, elevation=dem)
+        assert errors.pixels.tolist() == [27 * 32, 26 * 32, 32 * 32]
 
 
 def test_classes_hold_every_pixel_that_has_one():
