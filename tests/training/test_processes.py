@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 
@@ -104,44 +103,59 @@ def test_two_processes_follow_the_curve_of_one(tmp_path, monkeypatch):
 
 
 SHARING = """
-import json, os, sys
+import json, os, socket, sys
+from pathlib import Path
+import torch._dynamo
 from sat2dem_core.config import preset
+from sat2dem_core.dataset.parts import prepare
+from sat2dem_core.errors import LostProcess
 from sat2dem_core.models import methods
+from sat2dem_core.training.checkpoints import load_checkpoint
 from sat2dem_core.training.trainer import train
-step, calls = methods.Method.step, []
 
-def failing(self, *batch):
-    calls.append(0)
-    if os.environ["RANK"] == sys.argv[3] and len(calls) == 14:
-        os._exit(9)
-    return step(self, *batch)
+config = preset("cpu", **json.loads(sys.argv[1]))
+data = prepare(config)  # once for all starts, like the imports
 
-methods.Method.step = failing
-train(preset("cpu", **json.loads(sys.argv[1])), run=sys.argv[2], progress=False)
+def lose():
+    step, calls = methods.Method.step, []
+
+    def failing(self, *batch):
+        calls.append(0)
+        return os._exit(9) if len(calls) == 14 else step(self, *batch)
+
+    methods.Method.step = failing
+
+def work(rank, losing):
+    os.environ |= {"RANK": rank, "LOCAL_RANK": rank}
+    if rank == losing:
+        lose()
+    try:
+        train(config, data=data, run=sys.argv[2], progress=False)
+    except LostProcess as error:
+        print(error, flush=True)
+        os._exit(1)
+    os._exit(0)
+
+for losing in ("1", None):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    os.environ |= {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    both = [os.fork() or work(rank, losing) for rank in "01"]
+    ends = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in both]
+    print(*ends, load_checkpoint(Path(sys.argv[2]) / "last.json")[1]["step"], flush=True)
 """
 
 
-def pair(*arguments):
-    """Start two processes without torch's launcher, which ends the second, perhaps silently, when the first is gone."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        world = ALONE | {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
-    command = [sys.executable, "-c", SHARING, *map(str, arguments)]
-    both = [
-        subprocess.Popen(command, env=world | {"RANK": rank, "LOCAL_RANK": rank}, stderr=subprocess.PIPE, text=True)
-        for rank in "01"
-    ]
-    said = [process.communicate(timeout=120)[1] for process in both]
-    return [process.returncode for process in both], said
-
-
 def test_a_lost_process_ends_the_run_with_a_clear_error_and_the_same_command_goes_on(tmp_path):
-    ends, said = pair(json.dumps(SETTINGS), tmp_path / "run", 1)
-    assert ends == [1, 9]
-    assert f"LostProcess: another process of the run in {tmp_path / 'run'} is gone: " in said[0]
-    assert load_checkpoint(tmp_path / "run" / "last.json")[1]["step"] == 9
-    ends, said = pair(json.dumps(SETTINGS), tmp_path / "run", "none")
-    assert ends == [0, 0], said
+    """Without torch's launcher, which ends the other process when one is gone, perhaps before it can say so."""
+    done = python(SHARING, json.dumps(SETTINGS), tmp_path / "run")
+    assert done.stdout.splitlines() == [
+        f"another process of the run in {tmp_path / 'run'} is gone: look at its message, and start the same command "
+        "again to go on from the last checkpoint",
+        "1 9 9",  # how both ended, and the step of the last checkpoint
+        "0 0 27",
+    ], done.stderr
     log = pd.read_csv(tmp_path / "run" / "log.csv")
     whole = trainer.train(preset("cpu", **SETTINGS), run=tmp_path / "whole", progress=False).log
     np.testing.assert_allclose(log, whole, rtol=0.05)  # dropout draws other masks
