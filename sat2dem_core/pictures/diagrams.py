@@ -261,7 +261,7 @@ def _draw_proposal(canvas: _Canvas, method: DRPAN) -> None:
 
 
 def _draw_mixture(canvas: _Canvas, method: DRPAN, detached: bool) -> None:
-    """The true elevation with a piece of the prediction: where from the left, what from the right; to the reviser."""
+    """The true elevation with a square of the prediction in it, which the reviser judges."""
     (left, middle, right), (top, above, y, _), mask = _COLUMNS, _ROWS, method.proposal.mask
     turn, color = (above + y) / 2, CUT if detached else INK
     canvas.arrow((left, above + 26), (left, turn), (middle - 50, turn), (middle - 50, y - 26))

@@ -35,7 +35,7 @@ STYLE: dict[str, Any] = {
 
 
 def use_style() -> None:
-    """Draw all later figures in the book's style: text legible on a phone, colors that color-blind readers see."""
+    """Draw all later figures in the book's style: text legible on a phone, colors that all readers can tell apart."""
     plt.style.use(STYLE)
 
 
