@@ -1,7 +1,7 @@
 """Pictures of the pages: small files that the browser loads late and knows the size of beforehand.
 
-Notebooks store PNG; the pages show WebP, a third of the bytes. The size in each ``img`` keeps the text in place when
-the picture arrives, and the browser loads a picture when the reader scrolls near it.
+Notebooks store charts as PNG, for which the pages show WebP, a third of the bytes. The size in each ``img`` keeps the
+text in place when the picture arrives, and the browser loads a picture when the reader scrolls near it.
 """
 
 from pathlib import Path
