@@ -18,7 +18,7 @@ from rasterio.enums import Resampling
 from rasterio.errors import RasterioError
 from rasterio.warp import reproject
 
-from sat2dem_core.errors import InvalidAnchors
+from sat2dem_core.errors import InvalidAnchors, needs
 from sat2dem_core.rasters.reader import Image
 from sat2dem_core.terrain import HIGHEST, LOWEST
 
@@ -35,6 +35,7 @@ def read_points(source: str | os.PathLike) -> pd.DataFrame:
 
     Raises:
         InvalidAnchors: the file cannot be read, has no points, or a point has no height in meters.
+        MissingExtra: a vector file needs pyogrio, which is not installed.
     """
     path, points = Path(source), _one_place(str(source))
     if points is None:
@@ -86,12 +87,8 @@ def _read_csv(path: Path) -> pd.DataFrame:
 
 
 def _read_vector(path: Path) -> pd.DataFrame:
-    try:
+    with needs("vectors"):
         import pyogrio  # an extra, because it brings a second copy of GDAL
-    except ImportError as error:
-        raise InvalidAnchors(
-            f"{path} needs pyogrio: pip install 'sat2dem-core[vectors]', or give a CSV file"
-        ) from error
     try:
         meta, _, geometry, columns = pyogrio.raw.read(path)
     except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError) as error:

@@ -92,6 +92,7 @@ def fit_anchors(
     Raises:
         InvalidAnchors: the anchors cannot be read, lie outside the image, or are too few for the surface.
         UnknownName: there is no such surface.
+        MissingExtra: a vector file needs pyogrio, which is not installed.
     """
     if image.crs is None:
         raise InvalidAnchors(

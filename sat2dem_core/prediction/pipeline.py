@@ -94,7 +94,8 @@ def predict(
         NoTiles: the image is smaller than a tile.
         CannotWrite: for example, the disk is full; the same command resumes the prediction.
         RunBusy: another process is writing the same file.
-        UnreadableRaster, MissingCRS, UnsupportedImagery, UnknownName, InvalidAnchors: see the functions named above.
+        UnreadableRaster, MissingCRS, UnsupportedImagery, UnknownName, InvalidAnchors, MissingExtra: see the functions
+            named above.
     """
     out = Path(out)
     _check_settings(out, overlap, batch, overwrite)

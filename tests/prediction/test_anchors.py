@@ -10,7 +10,7 @@ import shapely
 from pyproj import Transformer
 from rasterio.transform import from_origin
 
-from sat2dem_core.errors import InvalidAnchors, MissingCRS, UnknownName
+from sat2dem_core.errors import InvalidAnchors, MissingCRS, MissingExtra, UnknownName
 from sat2dem_core.prediction.anchors import SURFACES
 from sat2dem_core.prediction.pipeline import predict
 
@@ -145,7 +145,7 @@ def test_unusable_vector_files_are_refused_with_the_reason(anchored, tmp_path):
 
 def test_vectors_name_the_extra_that_reads_them(anchored, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyogrio", None)
-    with pytest.raises(InvalidAnchors, match=r"needs pyogrio: pip install"):
+    with pytest.raises(MissingExtra, match=r"pyogrio is not installed: pip install .*\[vectors\]"):
         anchored(tmp_path / "points.gpkg")
 
 
