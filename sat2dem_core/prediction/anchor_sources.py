@@ -31,7 +31,7 @@ def is_dem(source: str | os.PathLike) -> bool:
 
 
 def read_points(source: str | os.PathLike) -> pd.DataFrame:
-    """Read points from a CSV file, a vector file or the text ``lon,lat,height``; one row a point.
+    """Read points from a CSV file, a vector file or the text ``lon,lat,height``; one row for each point.
 
     Raises:
         InvalidAnchors: the file cannot be read, has no points, or a point has no height in meters.

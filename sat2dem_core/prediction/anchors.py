@@ -34,7 +34,7 @@ class Fit:
         shape: of the mosaic, px.
         cells: (h, w) meters to add at the centers of cells, for ``cells``.
         cell: side of a cell, px.
-        table: one row an anchor: row, column (px), height, predicted, residual (anchor minus result, meters).
+        table: one row for each anchor: row, column (px), height, predicted, residual (anchor minus result, meters).
     """
 
     kind: str

@@ -42,7 +42,7 @@ class Prediction:
     Attributes:
         path: of the DEM.
         tags: of the file.
-        anchors: one row an anchor with its residual after the fit, meters; None without anchors.
+        anchors: one row for each anchor with its residual after the fit, meters; None without anchors.
         groups: number of groups of connected tiles; with more than one, because nodata divides the image, the steps in
             relative height between them are unknown.
         outside: share of the predicted pixels that lie outside the training distribution.
