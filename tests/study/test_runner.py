@@ -143,7 +143,7 @@ def test_table_of_another_study_is_not_overwritten_and_no_run_is_made(small, fin
 def test_processes_of_a_launcher_share_the_runs_and_one_table(small, tmp_path):
     path = tmp_path / "table.csv"
     command = [sys.executable, "-m", "sat2dem_core", "study", str(small), str(path)]
-    environment = os.environ | {"WORLD_SIZE": "2", "SAT2DEM_CACHE": str(tmp_path / "cache")}
+    environment = os.environ | {"WORLD_SIZE": "2", "SAT2DEM_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
     running = [subprocess.Popen(command, env=environment | {"RANK": str(rank)}) for rank in (0, 1)]
     assert [process.wait(timeout=120) for process in running] == [0, 0]
     table = runner.read_table(path)
