@@ -23,7 +23,7 @@ def valley(bed: int = 32, size: int = 64) -> np.ndarray:
 
 
 def hills(seed: int, size: int = 64) -> np.ndarray:
-    """Rugged ground in steps of 1/8 m, which float32 holds exactly; (size, size) meters."""
+    """Rugged terrain in steps of 1/8 m, which float32 holds exactly; (size, size) meters."""
     relief = gaussian_filter(np.random.default_rng(seed).normal(size=(size, size)), 4)
     return np.round(8 * 300 * relief / relief.std()).astype(np.float32) / 8
 
