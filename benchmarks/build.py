@@ -1,7 +1,7 @@
 """Building a store from a catalog, and reading it: tiles a second and peak memory.
 
-A STAC API and a file server on localhost offer six Sentinel-2 looks with clouds, in the resolution of the real ones, and
-GLO-30 elevation. Stores of growing size are built from them, each in a process of its own; then the tiles of the last
+A STAC API and a file server on localhost offer six Sentinel-2 acquisitions with clouds, at the resolution of real ones,
+and GLO-30 elevation. Stores of growing size are built from them, each in a process of its own; then the tiles of the last
 are read as training does, beside a pair of GeoTIFFs decoded for each sample.
 
 Usage: python benchmarks/build.py [--sides 5 10 20] (needs PostgreSQL with PostGIS; writes results/build.md)
@@ -47,18 +47,20 @@ def make_world(world: World, side: int) -> None:
             left, top = CORNER.left + column * SIDE, CORNER.top + (row + BLOCK - 1) * SIDE
             lon, lat = _lonlat(CORNER.epsg, left, top, size, 10.0)
             files = dict(zip(("red", "green", "blue"), np.round(reflectance(lon, lat) * 10000).astype(np.uint16)))
-            first = world._add("bands", f"block_{column}_{row}", DATES[0], CORNER.epsg, left, top, 10.0, files, {}, nodata=0)
+            name = f"block_{column}_{row}"
+            first = world._add("bands", name, DATES[0], CORNER.epsg, left, top, 10.0, files, {}, nodata=0)
             world.items.pop()
             for date in DATES:
                 scl = np.full((size // 2, size // 2), 5, np.uint8)
                 for y, x in random.integers(0, size // 2 - 300, (8, 2)):
                     scl[y : y + 300, x : x + 300] = 9
                 properties = {
-                    "platform": "sentinel-2a", "eo:cloud_cover": 100 * float((scl == 9).mean()), "s2:processing_baseline": "05.09",
-                    "earthsearch:boa_offset_applied": True,
+                    "platform": "sentinel-2a", "eo:cloud_cover": 100 * float((scl == 9).mean()),
+                    "s2:processing_baseline": "05.09", "earthsearch:boa_offset_applied": True,
                 }
                 item = world._add(
-                    "sentinel-2-l2a", f"S2A_{column}_{row}_{date}", date, CORNER.epsg, left, top, 20.0, {"scl": scl}, properties, nodata=0
+                    "sentinel-2-l2a", f"S2A_{column}_{row}_{date}", date, CORNER.epsg, left, top, 20.0, {"scl": scl},
+                    properties, nodata=0,
                 )
                 item["assets"] |= first["assets"]
     for west in (-4, -3, -2, -1):
@@ -70,8 +72,8 @@ def build(store: Path, side: int, url: str) -> tuple[float, float]:
     """Seconds and peak memory in MB of a build in a process of its own."""
     inner = [Cell(CORNER.epsg, CORNER.column + n, CORNER.row + n).footprint.centroid for n in (0, side - 1)]
     region = [inner[0].x, inner[0].y, inner[1].x, inner[1].y]
-    command = [sys.executable, "-m", "sat2dem_core", "data", "build", store, "--region", *map(str, region), "--start", DATES[0]]
-    command += ["--end", DATES[-1], "--url", url, "--crs", f"EPSG:{CORNER.epsg}"]
+    command = [sys.executable, "-m", "sat2dem_core", "data", "build", store, "--region", *map(str, region)]
+    command += ["--start", DATES[0], "--end", DATES[-1], "--url", url, "--crs", f"EPSG:{CORNER.epsg}"]
     start = time.perf_counter()
     child = subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=ROOT)
     _, status, usage = os.wait4(child.pid, 0)
@@ -109,7 +111,10 @@ def read_rates(store: Path, folder: Path, rounds: int = 5) -> dict[str, float]:
                         source.read()
         return decode
 
-    ways = {"store, chunk by chunk": chunks, "store, single tiles": singles, "GeoTIFF pairs, plain": pairs("plain"), "GeoTIFF pairs, deflated": pairs("deflated")}
+    ways = {
+        "store, chunk by chunk": chunks, "store, single tiles": singles, "GeoTIFF pairs, plain": pairs("plain"),
+        "GeoTIFF pairs, deflated": pairs("deflated"),
+    }
     numbers, seconds = np.arange(count), {name: [] for name in ways}
     for _ in range(rounds):
         for name, way in ways.items():
@@ -141,7 +146,7 @@ def main() -> None:
     versions = ", ".join(f"{name} {version(name)}" for name in ("odc-stac", "rasterio", "zarr", "xarray"))
     text = f"""{processor()}, {os.cpu_count()} cores; {versions}
 
-Six looks of Sentinel-2 (bands of 10 m, mask of 20 m) and GLO-30 over HTTP from the same computer; process start included.
+Six acquisitions of Sentinel-2 (bands of 10 m, mask of 20 m) and GLO-30 over HTTP, starting the process included.
 
 | tiles | seconds | tiles a second | peak memory, MB |
 | ---: | ---: | ---: | ---: |
