@@ -1,8 +1,8 @@
 """Building a store from a catalog, and reading it: tiles a second and peak memory.
 
-A STAC API and a file server on localhost offer six Sentinel-2 acquisitions with clouds, at the resolution of real ones,
-and GLO-30 elevation. Stores of growing size are built from them, each in a process of its own; then the tiles of the last
-are read as training does, beside a pair of GeoTIFFs decoded for each sample.
+A STAC API and a file server on localhost offer six Sentinel-2 acquisitions with clouds, at their real resolution, and
+GLO-30 elevation. Stores of growing size are built from them, each in a process of its own; then the tiles of the last
+are read as training does, and compared with a pair of GeoTIFFs decoded for each sample.
 
 Usage: python benchmarks/build.py [--sides 5 10 20] (needs PostgreSQL with PostGIS; writes results/build.md)
 """
