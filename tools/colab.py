@@ -15,7 +15,7 @@ from pathlib import Path
 import nbformat
 import psutil
 
-LIMIT = 300  # seconds that a chapter may take; the slowest takes a third of that
+LIMIT = 300  # seconds that a chapter may take
 WHERE = "import sat2dem_core\nprint(sat2dem_core.__file__)"
 
 
