@@ -23,8 +23,8 @@ EPILOG = """\
 exit status: 0 after success; 1 after an error, which one sentence explains; 2 when the command line cannot be read;
 130 after an interruption (Ctrl+C), after which the same command continues where it stopped.
 """
-SENSORS = ("sentinel-2", "landsat")
-SURFACES = ("offset", "plane", "quadratic", "cells")
+SENSORS = tuple(product for product in SOURCES if product != "glo-30")
+SURFACES = ("offset", "plane", "quadratic", "cells")  # as in prediction.anchors, which takes seconds to import
 # Warnings of libraries about themselves, which users cannot act on.
 TECHNICAL = (DeprecationWarning, PendingDeprecationWarning, FutureWarning, RuntimeWarning, ResourceWarning)
 

@@ -12,9 +12,12 @@ import rasterio
 import shapely
 from file_server import file_server
 
+from sat2dem_core import cli
 from sat2dem_core.cli import main
+from sat2dem_core.dataset.stac import SENSORS
 from sat2dem_core.dataset.store import open_store
 from sat2dem_core.paths import data_folder
+from sat2dem_core.prediction import anchors
 from sat2dem_core.training import trainer
 from sat2dem_core.training.checkpoints import load_model
 
@@ -126,6 +129,11 @@ def test_help_tells_verbs_and_settings(arguments, words, capsys):
     assert exit_status.value.code == 0
     text = capsys.readouterr().out
     assert all(word in text for word in words)
+
+
+def test_usage_lists_the_surfaces_and_sensors_that_there_are():
+    assert cli.SURFACES == anchors.SURFACES
+    assert set(cli.SENSORS) == set(SENSORS)
 
 
 # ---- data

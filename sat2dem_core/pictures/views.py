@@ -13,6 +13,7 @@ from typing import Any
 
 from PIL import Image
 
+from sat2dem_core.paths import PACKAGE
 from sat2dem_core.rasters.atomic import replacing
 
 _PAGE = """<!DOCTYPE html>
@@ -80,5 +81,5 @@ def fill(template: str, values: dict[str, str]) -> str:
     A digest, because the same cell run again must give the same output.
     """
     values = values | {"ID": hashlib.sha256(json.dumps(values).encode()).hexdigest()[:12]}
-    text = (Path(__file__).parent / template).read_text(encoding="utf-8")
+    text = (PACKAGE / "pictures" / template).read_text(encoding="utf-8")
     return re.sub("@([A-Z]+)@", lambda match: values[match[1]], text)

@@ -31,6 +31,7 @@ from sat2dem_core.digest import digest
 from sat2dem_core.errors import InvalidConfig, choose
 from sat2dem_core.evaluation.scoring import evaluate
 from sat2dem_core.models.device import processor
+from sat2dem_core.paths import PACKAGE
 from sat2dem_core.rasters.atomic import replacing
 from sat2dem_core.study.rows import score_columns, tile_rows
 from sat2dem_core.training.checkpoints import Run
@@ -188,7 +189,7 @@ def provenance(run: Run | None = None) -> dict[str, str]:
         run: the run whose machine it is; by default, this machine.
     """
     try:
-        command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+        command = ["git", "-C", str(PACKAGE), "rev-parse", "--short", "HEAD"]
         commit = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         commit = ""
