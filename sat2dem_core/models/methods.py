@@ -231,7 +231,6 @@ class DRPAN(Pix2Pix):
 
     def __init__(self, config: Config):
         super().__init__(config)
-        choose("way to run DRPAN", config.drpan, ("flow", "detached"))
         self.reviser = initialize(PatchGAN(features=config.critic_features))
         self.proposal = Proposal(config.tile, config.tile // 8 - 2)
         self.mixing = torch.Generator()  # separate from dropout's random numbers, which stay those of Pix2Pix

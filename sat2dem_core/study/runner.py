@@ -107,7 +107,7 @@ def run_study(path: str | os.PathLike, table: str | os.PathLike) -> pd.DataFrame
         warnings.warn(f"{table}: {rows} of other code will be made again", stacklevel=2)
     for name, run in tqdm(list(runs.items())[rank::processes], unit="run"):
         if name not in current:
-            row, tiles = _make(run, content["part"], content["drainage"])
+            row, tiles = make_row(run, content["part"], content["drainage"])
             with FileLock(f"{table}.lock"):  # other processes write their rows, too
                 _write(table, runs, pd.DataFrame([{"run": name} | row]))
                 _write(_tiles_path(table), runs, tiles.assign(run=name)[["run", *tiles]])
@@ -130,8 +130,14 @@ def _check_owner(path: Path, rows: pd.DataFrame, runs: dict[str, Any]) -> None:
         raise InvalidConfig(f"{path} has runs of another study: choose another table, or remove it")
 
 
-def _make(run: dict[str, Any], part: str, drainage: bool) -> tuple[dict[str, Any], pd.DataFrame]:
-    """Train and score a run: its row, and the rows of its tiles."""
+def make_row(run: dict[str, Any], part: str, drainage: bool) -> tuple[dict[str, Any], pd.DataFrame]:
+    """Train and score a run: its row, and the rows of its tiles.
+
+    Args:
+        run: one of :func:`read_study`.
+        part: the tiles to score, ``validation`` or ``test``.
+        drainage: compare channels, too.
+    """
     with _alone():
         trained = train(settings(run), progress=False)
     model, tiles = trained.model(), getattr(trained.data, part)
