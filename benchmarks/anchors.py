@@ -23,7 +23,7 @@ from sat2dem_core.prediction.anchors import fit_anchors
 from sat2dem_core.prediction.pipeline import predict
 from sat2dem_core.rasters import cog
 from sat2dem_core.rasters.atomic import replacing
-from sat2dem_core.rasters.reader import Image, open_image
+from sat2dem_core.rasters.imagery import Image, open_image
 from sat2dem_core.study.runner import provenance
 
 CELLS = 11, 33, 100  # px of 30 m
@@ -53,11 +53,15 @@ class _Area:
 
     def scores(self, anchors: Path, surface: str) -> dict[str, float]:
         """Errors in meters of the prediction tied to anchors, and of the anchors' surface without an image."""
-        out = self.image.with_name("dem.tif")
-        made = predict(self.image, out, anchors=anchors, surface=surface, overwrite=True, progress=False)
+        out, half = (self.image.with_name(name) for name in ("dem.tif", "interval.tif"))
+        made = predict(
+            self.image, out, anchors=anchors, surface=surface, interval=half, overwrite=True, progress=False
+        )
         with rasterio.open(out) as file:
-            elevation, interval, _ = file.read(masked=True).filled(np.nan)
-        alone = fit_anchors(anchors, surface, self.flat, self.grid).surface(0, self.grid.height, self.grid.width)
+            elevation = file.read(1, masked=True).filled(np.nan)
+        with rasterio.open(half) as file:
+            interval = file.read(1, masked=True).filled(np.nan)
+        alone = fit_anchors(anchors, surface, self.flat, self.grid).surface(0, *self.grid.grid.shape)
         error = np.abs(elevation - self.truth)
         known = np.isfinite(error)
         return {
@@ -70,7 +74,7 @@ def _prepare(region: xr.Dataset, folder: Path) -> _Area:
     image, flat = folder / "image.tif", folder / "flat.zarr"
     region.rgb.rio.to_raster(image)
     grid = open_image(image, 30, 30)
-    cog.scratch(flat, grid, 256)["elevation"][:] = 0
+    cog.scratch(flat, grid.grid, 256)["elevation"][:] = 0
     return _Area(image, grid, region.dem.values, flat)
 
 

@@ -1,15 +1,16 @@
-"""The command ``sat2dem``: the module from a shell, with ``data``, ``train``, ``predict``, ``evaluate`` and ``study``.
+"""The command ``sat2dem``, which is the module from a shell; its verbs are listed in :func:`parser`.
 
 What a verb needs is imported when it runs, so that help appears at once.
 """
 
 import argparse
+import json
 import os
 import sys
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import Field, fields
+from dataclasses import Field, asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +37,11 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     top.add_argument("--version", action="version", version=f"sat2dem {__version__}")
-    verbs = top.add_subparsers(dest="verb", required=True, metavar="{data,train,predict,evaluate,study}")
+    verbs = top.add_subparsers(dest="verb", required=True, metavar="{data,train,info,predict,evaluate,study}")
     data = verbs.add_parser("data", help="build, download, check or convert data sets")
     _add_data(data.add_subparsers(dest="what", required=True, metavar="{build,iberia,zion,check,export,import}"))
     _add_train(verbs.add_parser("train", help="train a model, or continue or load the run in a folder"))
+    _add_info(verbs.add_parser("info", help="describe what predict would do with an image"))
     _add_predict(verbs.add_parser("predict", help="predict the elevation of an image of any size"))
     _add_evaluate(verbs.add_parser("evaluate", help="score a run on its held-out tiles, or one DEM against another"))
     _add_study(verbs.add_parser("study", help="train and score every run of a study, and write its table"))
@@ -82,14 +84,63 @@ def _add_train(train: argparse.ArgumentParser) -> None:
 
 def _add_predict(predict: argparse.ArgumentParser) -> None:
     predict.description = (
-        "Predict the elevation of an image. The result has three bands: elevation in meters, half the width of a 90 % "
-        "prediction interval in meters, and the distance of the image from the training distribution (above 1, the "
-        "image lies outside it). After an interruption, the same command continues where it stopped."
+        "Predict the elevation of an image: a DEM of one band, in meters. After an interruption, the same command "
+        "continues where it stopped."
     )
     predict.add_argument("image", metavar="IMAGE", help="any raster that GDAL reads")
     predict.add_argument(
-        "out", metavar="OUT", help="the DEM to write: a Cloud-Optimized GeoTIFF (.tif) or a Zarr store (.zarr)"
+        "out", metavar="OUT",
+        help="the DEM to write: a Cloud-Optimized GeoTIFF (.tif), or a Zarr store (.zarr), which also holds the "
+        "interval and the distance",
     )
+    predict.add_argument(
+        "--interval", metavar="FILE", help="GeoTIFF for half the width of a 90 %% prediction interval, in meters"
+    )
+    predict.add_argument(
+        "--domain", metavar="FILE",
+        help="GeoTIFF for the distance of the image from the training distribution; above 1, it lies outside",
+    )
+    predict.add_argument(
+        "--style", action="store_true", help="also write a style (.qml) with which QGIS draws the DEM in colors"
+    )
+    _add_image_options(predict)
+    predict.add_argument(
+        "--anchors", metavar="DEM|CSV|POINTS|LON,LAT,HEIGHT",
+        help="known heights that the predicted relief is tied to; write a negative longitude as --anchors=-112,37,1500",
+    )
+    predict.add_argument(
+        "--anchor-band", metavar="BAND",
+        help="number or name of the elevation band of a DEM of anchors (default: its only one, or 'elevation')",
+    )
+    predict.add_argument(
+        "--surface", metavar=_one_of(SURFACES),
+        help="the correction between relief and anchors (default: cells for a DEM, else offset)",
+    )
+    predict.add_argument(
+        "--overlap", type=float, default=0.5, metavar="SHARE",
+        help="overlap of neighboring tiles, a share of their side (default: 0.5)",
+    )
+    predict.add_argument("--batch", type=int, default=32, metavar="TILES", help="tiles predicted at once (default: 32)")
+    predict.add_argument(
+        "--no-caution", action="store_true",
+        help="keep the relief at full height where the image is unlike the training images",
+    )
+    predict.add_argument("--scheduler", metavar="ADDRESS", help="a dask cluster to predict on (default: this process)")
+    predict.add_argument("--overwrite", action="store_true", help="replace the files to write if they exist")
+
+
+def _add_info(info: argparse.ArgumentParser) -> None:
+    info.description = (
+        "Describe what predict would do with an image, without predicting: its size, bands, nodata, grid and sun, how "
+        "like the training images it is, what to expect in time and disk space, and what to watch out for."
+    )
+    info.add_argument("image", metavar="IMAGE", help="any raster that GDAL reads")
+    _add_image_options(info)
+    info.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _add_image_options(predict: argparse.ArgumentParser) -> None:
+    """Options that say how to read an image, and with which weights."""
     predict.add_argument(
         "--weights", nargs="+", metavar="WEIGHTS",
         help="a name, a .safetensors file, a run's folder, or https://...#sha256=...; several form an ensemble "
@@ -115,25 +166,6 @@ def _add_predict(predict: argparse.ArgumentParser) -> None:
         "--sun", type=float, metavar="AZIMUTH",
         help="direction of the sun, degrees clockwise from north (default: the morning sun at the image's latitude)",
     )
-    predict.add_argument(
-        "--anchors", metavar="DEM|CSV|POINTS|LON,LAT,HEIGHT",
-        help="known heights that the predicted relief is tied to; write a negative longitude as --anchors=-112,37,1500",
-    )
-    predict.add_argument(
-        "--surface", metavar=_one_of(SURFACES),
-        help="the correction between relief and anchors (default: cells for a DEM, else offset)",
-    )
-    predict.add_argument(
-        "--overlap", type=float, default=0.5, metavar="SHARE",
-        help="overlap of neighboring tiles, a share of their side (default: 0.5)",
-    )
-    predict.add_argument("--batch", type=int, default=32, metavar="TILES", help="tiles predicted at once (default: 32)")
-    predict.add_argument(
-        "--no-caution", action="store_true",
-        help="keep the relief at full height where the image is unlike the training images",
-    )
-    predict.add_argument("--scheduler", metavar="ADDRESS", help="a dask cluster to predict on (default: this process)")
-    predict.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
 
 
 def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
@@ -143,7 +175,14 @@ def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
     evaluate.add_argument(
         "what", metavar="DIR|DEM", help="a run's folder, whose best checkpoint is scored; or a raster"
     )
-    evaluate.add_argument("--truth", metavar="DEM", help="the reference DEM for a raster, on the same grid")
+    evaluate.add_argument(
+        "--truth", metavar="DEM", help="the reference DEM for a raster, whose pixels must coincide with the raster's"
+    )
+    evaluate.add_argument(
+        "--band", metavar="BAND",
+        help="number or name of the raster's elevation band (default: its only one, or 'elevation')",
+    )
+    evaluate.add_argument("--truth-band", metavar="BAND", help="the same for the reference DEM")
     evaluate.add_argument(
         "--mask-water", action="store_true", help="leave out water: areas that are level in the reference"
     )
@@ -338,13 +377,11 @@ def _train(args: argparse.Namespace) -> None:
 
 def _predict(args: argparse.Namespace) -> None:
     from sat2dem_core.prediction.pipeline import predict
-    from sat2dem_core.prediction.weights import DEFAULT
 
     result = predict(
-        args.image, args.out, args.weights or DEFAULT, bands=args.bands and args.bands.split(","),
-        stretch=args.stretch and tuple(args.stretch), nodata=_nodata(args.nodata), gsd=args.gsd, sun=args.sun,
-        anchors=args.anchors, surface=args.surface, overlap=args.overlap, batch=args.batch, caution=not args.no_caution,
-        overwrite=args.overwrite, client=_client(args.scheduler),
+        args.image, args.out, **_image_options(args), anchors=args.anchors, anchor_band=args.anchor_band,
+        surface=args.surface, interval=args.interval, domain=args.domain, style=args.style, overlap=args.overlap,
+        batch=args.batch, caution=not args.no_caution, overwrite=args.overwrite, client=_client(args.scheduler),
     )
     tags = result.tags
     gsd = tags["GROUND_SAMPLING_DISTANCE"]
@@ -354,6 +391,23 @@ def _predict(args: argparse.Namespace) -> None:
             f"{tags['ANCHORS']} anchors, surface {tags['ANCHOR_SURFACE']}: RMSE {tags['ANCHOR_RMSE']}, largest "
             f"{tags['ANCHOR_LARGEST']}"
         )
+
+
+def _image_options(args: argparse.Namespace) -> dict[str, Any]:
+    from sat2dem_core.prediction.weights import DEFAULT
+
+    return {
+        "weights": args.weights or DEFAULT, "bands": args.bands and args.bands.split(","),
+        "stretch": args.stretch and tuple(args.stretch), "nodata": _nodata(args.nodata), "gsd": args.gsd,
+        "sun": args.sun,
+    }
+
+
+def _info(args: argparse.Namespace) -> None:
+    from sat2dem_core.prediction.preview import preview
+
+    result = preview(args.image, **_image_options(args))
+    print(json.dumps(asdict(result), indent=2) if args.json else result.text())
 
 
 def _nodata(text: str | None) -> float | str | None:
@@ -383,7 +437,18 @@ def _evaluate(args: argparse.Namespace) -> None:
     if args.truth:
         from sat2dem_core.evaluation.two_rasters import score
 
-        table = pd.DataFrame({args.what: score(args.what, args.truth, mask_water=args.mask_water).result()}).T
+        comparison = score(
+            args.what, args.truth, band=args.band, truth_band=args.truth_band, mask_water=args.mask_water
+        )
+        row = comparison.measures.result()
+        print(
+            f"scored on {row['pixels']:,} pixels, {comparison.share:.1%} of the reference's in the area that both cover"
+        )
+        table = pd.DataFrame({args.what: row}).T
+    elif Path(args.what).is_file() or Path(args.what).suffix == ".zarr":
+        raise InvalidConfig(
+            f"{args.what} is no run's folder: to score a DEM, give the reference to measure it against with --truth"
+        )
     else:
         from sat2dem_core.dataset.parts import prepare
         from sat2dem_core.evaluation.scoring import evaluate
@@ -409,4 +474,6 @@ def _study(args: argparse.Namespace) -> None:
         print(*write_report(args.table, args.report), sep="\n")
 
 
-RUN = {"data": _data, "train": _train, "predict": _predict, "evaluate": _evaluate, "study": _study}
+RUN = {
+    "data": _data, "train": _train, "info": _info, "predict": _predict, "evaluate": _evaluate, "study": _study,
+}

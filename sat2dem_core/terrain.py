@@ -11,25 +11,32 @@ import torch.nn.functional as F
 from torch import Tensor
 
 LOWEST, HIGHEST = -500.0, 9000.0  # meters: all land on Earth lies in between
+Side = float | Tensor  # of pixels on the ground: of all, or of those of each row, (H, 1)
 SUN = 315.0, 45.0  # azimuth and elevation of the sun of cartographers, degrees
 
 
-def gradient(dem: Tensor, gsd: tuple[float, float]) -> tuple[Tensor, Tensor]:
+def gradient(dem: Tensor, gsd: tuple[Side, Side]) -> tuple[Tensor, Tensor]:
     """Rise over run, to the south and to the east.
 
     Args:
-        gsd: ground sampling distance (down the rows, along the columns), meters.
+        gsd: ground sampling distance (down the rows, along the columns), meters; each a number, or one for each row,
+            (H, 1), as of a raster in degrees that spans latitudes.
     """
     # Differences before sums: sums of elevations would lose digits.
     down, along = dem[..., 2:, :] - dem[..., :-2, :], dem[..., 2:] - dem[..., :-2]
-    south = (down[..., :-2] + 2 * down[..., 1:-1] + down[..., 2:]) / (8 * gsd[0])
-    east = (along[..., :-2, :] + 2 * along[..., 1:-1, :] + along[..., 2:, :]) / (8 * gsd[1])
+    south = (down[..., :-2] + 2 * down[..., 1:-1] + down[..., 2:]) / (8 * _inner(gsd[0]))
+    east = (along[..., :-2, :] + 2 * along[..., 1:-1, :] + along[..., 2:, :]) / (8 * _inner(gsd[1]))
     hole = dem[..., 1:-1, 1:-1].isnan()  # Horn's window leaves the middle out, but nodata has no slope
     south, east = (F.pad(part.masked_fill(hole, torch.nan), (1, 1, 1, 1), value=torch.nan) for part in (south, east))
     return south, east
 
 
-def slope(dem: Tensor, gsd: tuple[float, float]) -> Tensor:
+def _inner(side: Side) -> Side:
+    """Of the rows that have neighbors above and below."""
+    return side[1:-1] if isinstance(side, Tensor) else side
+
+
+def slope(dem: Tensor, gsd: tuple[Side, Side]) -> Tensor:
     """Steepness in percent: 100 is 45 degrees.
 
     >>> slope(torch.tensor([[[0.0, 3.0, 6.0]] * 3]), (30.0, 30.0))[0, 1, 1]  # 3 m up for each 30 m
@@ -38,7 +45,7 @@ def slope(dem: Tensor, gsd: tuple[float, float]) -> Tensor:
     return 100 * torch.hypot(*gradient(dem, gsd))
 
 
-def aspect(dem: Tensor, gsd: tuple[float, float]) -> Tensor:
+def aspect(dem: Tensor, gsd: tuple[Side, Side]) -> Tensor:
     """Downhill direction, degrees clockwise from north, 0 to 360; NaN on level terrain."""
     south, east = gradient(dem, gsd)
     downhill = torch.atan2(-east, south).rad2deg() % 360

@@ -66,8 +66,50 @@ def test_evaluate_compares_two_rasters(tmp_path, capsys):
         profile, dem = file.profile, file.read()[:, :-1]
     with rasterio.open(other, "w", **profile | {"height": dem.shape[1]}) as file:
         file.write(dem)
+    assert main(["evaluate", str(other), "--truth", str(truth)]) == 0
+    pixels = dem.shape[1] * dem.shape[2]
+    assert capsys.readouterr().out.startswith(f"scored on {pixels:,} pixels, 100.0% of the reference's in the area")
+    profile["transform"] *= rasterio.Affine.translation(0.4, 0)
+    with rasterio.open(other, "w", **profile | {"height": dem.shape[1]}) as file:
+        file.write(dem)
     assert main(["evaluate", str(other), "--truth", str(truth)]) == 1
-    assert "lie on different grids: resample one onto the other" in capsys.readouterr().err
+    assert "have pixels that do not coincide: resample one onto the other" in capsys.readouterr().err
+    assert main(["evaluate", str(truth)]) == 1
+    assert "give the reference to measure it against with --truth" in capsys.readouterr().err
+
+
+def test_every_file_that_predict_writes_can_be_evaluated_and_anchors_the_next(
+    tmp_path, hills_image, tiny_weights, capsys
+):
+    truth, weights = tmp_path / "dem.tif", ["--weights", str(tiny_weights)]
+    for name in ("dem.tif", "dem.zarr"):
+        assert main(["predict", str(hills_image), str(tmp_path / name), "--no-caution", *weights]) == 0
+        capsys.readouterr()
+        assert main(["evaluate", str(tmp_path / name), "--truth", str(truth)]) == 0
+        row = capsys.readouterr().out.splitlines()[2].split()
+        assert row[1:4] == ["0.0", "0.0", "0.0"]
+        again = ["predict", str(hills_image), str(tmp_path / "next.tif"), "--anchors", str(tmp_path / name), *weights]
+        assert main([*again, "--no-caution", "--overwrite"]) == 0
+        assert "absolute heights" in capsys.readouterr().out
+        assert main(["evaluate", str(tmp_path / "next.tif"), "--truth", str(truth)]) == 0
+        assert float(capsys.readouterr().out.splitlines()[2].split()[2]) < 0.01
+
+
+def test_info_describes_what_predict_would_do(hills_image, tiny_weights, capsys):
+    command = ["info", str(hills_image), "--weights", str(tiny_weights)]
+    assert main(command) == 0
+    text = capsys.readouterr().out
+    for line in (
+        r"size +128 x 160 px, uint8", r"red, green, blue +bands 1, 2, 3",
+        r"grid +128 x 160 px, EPSG:32613 \(the image's own\)",
+        r"sun +135°, assumed", r"tiles +63", r"time +about \d+ s", r"distance from training +median \d",
+    ):
+        assert re.search(line, text), line
+    assert main([*command, "--json", "--gsd", "60", "--sun", "200"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["grid"] == {"crs": "EPSG:32613", "height": 64, "width": 80, "resampled": True}
+    assert facts["sun"] == 200 and not facts["sun_assumed"] and facts["gsd"] == pytest.approx(60, rel=0.01)
+    assert facts["warnings"] == [] and facts["nodata_share"] == 0
 
 
 def test_study_writes_its_table_and_report(tmp_path, capsys):
@@ -224,7 +266,7 @@ def test_predict_needs_nothing_but_an_image(tmp_path, capsys):
     assert re.search(r"dem\.tif: relative heights at 145\.\d+ m, \d+% out of domain", told.out)
     with rasterio.open(out) as file:
         heights = file.read(1, masked=True)
-        assert file.count == 3 and file.tags()["MODEL"] == "relief"
+        assert file.count == 1 and file.tags()["MODEL"] == "relief"
         assert abs(heights.min()) < 1e-3 and 500 < heights.max() < 3000
     assert main(["predict", str(image), str(out)]) == 1
     assert "--overwrite" in capsys.readouterr().err

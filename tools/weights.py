@@ -262,7 +262,7 @@ def _rounded(row: dict[str, Any]) -> dict[str, Any]:
 def compare(
     weights: Path, name: str, region: xr.Dataset, folder: Path, caution: bool = True, overlap: float = 0.5
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Predict a region and compare: prediction minus truth, the interval band, and the truth, NaN where unknown.
+    """Predict a region and compare: prediction minus truth, half the interval, and the truth, NaN where unknown.
 
     All three are on the grid of the prediction. The Rocky Mountains' eastern part is narrower than a tile, so their
     whole image is predicted and the part compared: the network sees the images of the other parts, but was not trained
@@ -271,11 +271,14 @@ def compare(
     scene = open_scene(name) if name == "rocky-mountain" else region
     image, out = folder / "image.tif", folder / "dem.tif"
     scene.rgb.rio.to_raster(image)
-    predict(image, out, weights, overwrite=True, caution=caution, overlap=overlap, progress=False, nodata=None)
-    dem = rioxarray.open_rasterio(out, masked=True)
+    made = predict(
+        image, out, weights, interval=folder / "interval.tif", overwrite=True, caution=caution, overlap=overlap,
+        progress=False, nodata=None,
+    )
+    dem, interval = (rioxarray.open_rasterio(path, masked=True).squeeze() for path in (made.path, made.interval))
     truth = region.dem.rio.write_nodata(np.nan).rio.reproject_match(dem, resampling=1, nodata=np.nan).values
-    error = dem.values[0] - truth
-    return error, dem.values[1], np.where(np.isfinite(error), truth, np.nan)
+    error = dem.values - truth
+    return error, interval.values, np.where(np.isfinite(error), truth, np.nan)
 
 
 def about_surroundings(error: np.ndarray) -> np.ndarray:

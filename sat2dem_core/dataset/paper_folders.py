@@ -7,10 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-import rasterio
 import torch
 import xarray as xr
-from rasterio.errors import RasterioError
 from rasterio.io import MemoryFile
 from rasterio.transform import from_origin
 from tqdm import tqdm
@@ -20,10 +18,14 @@ from sat2dem_core.dataset.catalogs import ZENODO
 from sat2dem_core.dataset.grid import PIXELS, RESOLUTION
 from sat2dem_core.dataset.normalize import Normalization
 from sat2dem_core.dataset.store import elevation_range, one_by_one, open_store
-from sat2dem_core.errors import CannotWrite, DamagedStore, Unreachable, choose
+from sat2dem_core.errors import (
+    CannotWrite, DamagedStore, NoElevation, Unreachable, UnreadableRaster, UnsupportedImagery, choose,
+)
 from sat2dem_core.paths import downloads
 from sat2dem_core.rasters.atomic import cannot_write, part_of
 from sat2dem_core.rasters.download import ask, fetch, unpack
+from sat2dem_core.rasters.elevation import open_elevation
+from sat2dem_core.rasters.reader import Raster, opened
 
 SENSOR_FOLDERS = {"sentinel-2": "sentinel_images", "landsat": "landsat_images"}  # the authors' names
 
@@ -194,14 +196,21 @@ def _names(table: Path) -> dict[str, str]:
 def _read_pair(pair: tuple[Path, Path]) -> xr.Dataset:
     """A tile from the files of its image and its DEM."""
     image, dem = pair
-    rgb = _read_tile(image, bands=3)[0]
+    try:
+        with opened(image) as file:
+            raster = Raster.of(file, image, range(1, file.count + 1), "declared")
+        rgb, valid = raster.read(0, 0, *raster.grid.shape)
+        heights = open_elevation(dem, placed=False, looks_for_fill=False)
+        elevation = heights.read(0, 0, *heights.grid.shape)
+        with opened(dem) as file:
+            crs, transform = file.crs, file.transform
+    except (UnreadableRaster, NoElevation, UnsupportedImagery) as error:
+        raise DamagedStore(str(error)) from error
+    _check_tile(image, rgb, 3)
+    _check_tile(dem, elevation[None], 1)
     if rgb.dtype != np.uint8:
         raise DamagedStore(f"{image} holds {rgb.dtype}, not uint8: it is no image of this layout")
-    values, profile = _read_tile(dem, bands=1)
-    elevation = values[0].astype(np.float32)
-    if profile["nodata"] is not None:
-        elevation[elevation == profile["nodata"]] = np.nan
-    crs, transform = profile["crs"], profile["transform"]
+    elevation[~valid] = np.nan  # no image, so no pair
     scene = xr.Dataset({"rgb": (("band", "y", "x"), rgb), "dem": (("y", "x"), elevation)})
     scene.attrs = {
         "crs": crs.to_string() if crs else "", "left": transform.c, "top": transform.f,
@@ -210,18 +219,11 @@ def _read_pair(pair: tuple[Path, Path]) -> xr.Dataset:
     return scene
 
 
-def _read_tile(file: Path, bands: int) -> tuple[np.ndarray, dict]:
-    """A file's values (bands, 256, 256) and its profile."""
-    try:
-        with rasterio.open(file) as source:
-            array, profile = source.read(), source.profile
-    except RasterioError as error:
-        raise DamagedStore(f"{file} cannot be read ({error}): fetch it again") from error
-    if array.shape != (bands, PIXELS, PIXELS):
+def _check_tile(file: Path, values: np.ndarray, bands: int) -> None:
+    if values.shape != (bands, PIXELS, PIXELS):
         raise DamagedStore(
-            f"{file} has shape {array.shape}, not {(bands, PIXELS, PIXELS)}: it is no tile of this layout"
+            f"{file} has shape {values.shape}, not {(bands, PIXELS, PIXELS)}: it is no tile of this layout"
         )
-    return array, profile
 
 
 def _write_tif(file: Path, array: np.ndarray, tile: xr.Dataset) -> None:

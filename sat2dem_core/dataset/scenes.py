@@ -6,20 +6,21 @@ in one CRS, the image's. ``attrs`` name its files and how they were processed.
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import rasterio
-import rioxarray
+import rioxarray  # noqa: F401  datasets have ``rio`` once this is imported
 import xarray as xr
-from rasterio.enums import ColorInterp, Resampling
-from rasterio.errors import RasterioError
-from rasterio.warp import transform_bounds
 
-from sat2dem_core.errors import MissingCRS, NoElevation, NoOverlap, UnreadableRaster, UnsupportedImagery, choose
+from sat2dem_core.errors import NoElevation, NoOverlap, UnreadableRaster, UnsupportedImagery, choose
 from sat2dem_core.paths import data_folder, downloads
 from sat2dem_core.rasters.download import fetch
-from sat2dem_core.terrain import HIGHEST, LOWEST
+from sat2dem_core.rasters.elevation import open_elevation
+from sat2dem_core.rasters.fill import find_margin
+from sat2dem_core.rasters.grids import Grid, transformer
+from sat2dem_core.rasters.imagery import find_bands, to_bytes, warn_of_margin
+from sat2dem_core.rasters.reader import Raster, check_place, check_real, opened
 
 # The files of spDataLarge, each at the commit that holds it; origin and terms: data/README.md.
 _SPDATA = "https://raw.githubusercontent.com/Nowosad/spDataLarge/{}/inst/raster/{}"
@@ -85,158 +86,134 @@ def open_scene(name: str = "rocky-mountain") -> xr.Dataset:
 
 def open_pair(
     image: str | os.PathLike | Sequence[str | os.PathLike], dem: str | os.PathLike, *,
-    stretch: tuple[float, float] | None = None,
+    bands: Sequence[int | str] | None = None, stretch: tuple[float, float] | None = None,
     image_nodata: float | str | None = "declared", dem_nodata: float | str | None = "declared",
+    dem_band: int | str | None = None,
 ) -> xr.Dataset:
-    """Make a scene from your own image and DEM, GeoTIFFs in any CRS and resolution.
+    """Make a scene from your own image and DEM, rasters in any CRS and resolution.
 
-    The image keeps its grid. The DEM is resampled onto it: by cubic convolution where it is coarser, by averaging the
-    source pixels where it is finer. Where the image has no value, the elevation becomes NaN, because there is no pair.
-    Then the scene is cropped to the rectangle that holds elevation.
+    The image keeps its grid, turned so that north is up. The DEM is resampled onto it: by cubic convolution where it is
+    coarser, by averaging the source pixels where it is finer. Where the image has no value, the elevation becomes NaN,
+    because there is no pair. Then the scene is cropped to the rectangle that holds elevation.
 
     Args:
-        image: 3 bands (red, green, blue), or 4 of which the last is alpha; or three files of one band, in that order.
-            uint8 is used as it is.
-        dem: elevation in meters, one band.
+        image: a raster whose bands are named, or that has three and perhaps alpha; or three files of one band: red,
+            green and blue. uint8 is used as it is.
+        bands: numbers (from 1) or names of red, green and blue in one file; by default as the file names them.
+        dem: elevation; see :func:`sat2dem_core.rasters.elevation.open_elevation`.
         stretch: ``(low, high)``, mapped linearly to 0 and 255; values outside are clipped. Required for anything but
             uint8: reflectance as float might take ``(0, 0.3)``.
         image_nodata, dem_nodata: the value that marks missing pixels; by default the one that the file declares.
             ``None`` ignores the declared one. An image pixel is missing where every band has the value.
+        dem_band: number or name of the band that is elevation.
 
     Raises:
         UnreadableRaster, MissingCRS, UnsupportedImagery, NoOverlap, NoElevation: see each; all name the file.
     """
-    files = [Path(image)] if isinstance(image, str | os.PathLike) else [Path(band) for band in image]
-    rgb, valid = _read_image(files, stretch, image_nodata)
-    elevation = _read_dem(Path(dem), dem_nodata)
-    _check_overlap(rgb, elevation, files[0], dem)
-    finer = max(map(abs, elevation.rio.resolution())) < _pixel_in(elevation.rio.crs, rgb)
-    resampling = Resampling.average if finer else Resampling.cubic
-    elevation = elevation.rio.reproject_match(rgb, resampling=resampling, nodata=np.nan)
-    elevation = elevation.assign_coords(x=rgb.x, y=rgb.y).where(valid)
-    elevation.attrs, elevation.encoding = {"units": "m", "long_name": "elevation"}, dict(rgb.encoding)
-    scene = xr.Dataset({"rgb": rgb, "dem": elevation})
+    files = [image] if isinstance(image, str | os.PathLike) else list(image)
+    rgb, valid, grid = _read_image(files, bands, stretch, image_nodata)
+    elevation = open_elevation(dem, dem_band, dem_nodata)
+    averages = elevation.raster.pixels_per_pixel(grid) > 1.01
+    heights = elevation.on(grid)
+    if np.isnan(heights).all() and not elevation.raster.touches(grid):
+        raise _no_overlap(files[0], grid, dem, elevation.grid)
+    elevation.check()
+    scene = _as_dataset(rgb, np.where(valid, heights, np.nan), grid)
     scene.attrs.update(
-        name=files[0].stem, image=", ".join(file.name for file in files), elevation=Path(dem).name,
-        resampling=resampling.name,
+        name=Path(files[0]).stem, image=", ".join(Path(file).name for file in files), elevation=Path(dem).name,
+        resampling="average" if averages else "cubic",
         stretch="uint8 as read" if stretch is None else f"{stretch[0]:g} to {stretch[1]:g} onto 0 to 255",
     )
     return _crop_to_elevation(scene, dem)
 
 
-def _open(path: Path) -> xr.DataArray:
-    """A raster with its georeference, (band, y, x), in memory."""
-    if not path.is_file():
-        raise UnreadableRaster(f"{path} does not exist: check the path")
-    try:
-        with rasterio.open(path) as file:
-            dtype, crs, transform = file.dtypes[0], file.crs, file.transform
-        raster = rioxarray.open_rasterio(path).load()
-    except RasterioError as error:
-        raise UnreadableRaster(f"{path} cannot be read ({error}): is it a whole raster file? Fetch it again") from error
-    if dtype.startswith("complex"):
-        raise UnsupportedImagery(
-            f"{path} holds complex numbers ({dtype}): give real ones, reflectance for an image and meters for a DEM"
-        )
-    if crs is None or not (crs.is_geographic or crs.is_projected) or transform.is_identity:
-        raise MissingCRS(
-            f"{path} does not say where on Earth it lies (no coordinate reference system or geotransform): "
-            "set both with gdal_edit.py -a_srs and -a_ullr"
-        )
-    if transform.b or transform.d:
-        raise UnreadableRaster(f"{path} is rotated against its own coordinate system: straighten it with gdalwarp")
-    return raster
-
-
 def _read_image(
-    files: list[Path], stretch: tuple[float, float] | None, nodata: float | str | None
-) -> tuple[xr.DataArray, xr.DataArray]:
-    """The image as uint8 (3, y, x), and where it has a value (y, x)."""
-    path, image = files[0], _stack_bands(files)
-    with rasterio.open(path) as file:
-        alpha = file.count == 4 and file.colorinterp[3] == ColorInterp.alpha
-    _check_image(path, image, alpha, stretch)
-    rgb = image[:3]
-    valid = rgb.notnull().all("band")
-    if alpha:
-        valid &= image[3] > 0
+    files: list[str | os.PathLike], bands: Sequence[int | str] | None, stretch: tuple[float, float] | None,
+    nodata: float | str | None,
+) -> tuple[np.ndarray, np.ndarray, Grid]:
+    """The image as uint8 (3, H, W), where it has a value (H, W), and its grid with north at the top."""
+    rasters = _rasters(files, bands, nodata)
+    grid, path = rasters[0].grid.turned(), files[0]
+    if grid.transform[1] or grid.transform[3]:
+        raise UnreadableRaster(f"{path} is rotated against its own coordinate system: straighten it with gdalwarp")
+    _check_values(path, rasters[0], stretch)
     if nodata == "declared":
-        nodata = image.rio.nodata
-    if nodata is not None:
-        valid &= (rgb != nodata).any("band")
+        rasters = _without_fill(path, rasters)
+    parts = [raster.on(grid) for raster in rasters]
+    values = np.concatenate(parts)
+    together = len(rasters) == 1 or rasters[0].dtype.startswith("float")
+    valid = np.isfinite(values).all(0) if together else np.isfinite(values).any(0)
     if not valid.any():
         raise UnsupportedImagery(f"{path} is all nodata: give an image with something in it, or its image_nodata")
-    if stretch is not None:
-        low, high = stretch
-        scaled = (rgb.where(valid, low).astype("float32") - low) / (high - low)
-        rgb = (scaled.clip(0, 1) * 255).round().astype("uint8")
-    rgb = rgb.assign_coords(band=["red", "green", "blue"])
-    rgb.attrs, rgb.encoding = {}, {"grid_mapping": "spatial_ref"}
-    return rgb, valid
+    return to_bytes(np.nan_to_num(values), valid, stretch), valid, grid
 
 
-def _stack_bands(files: list[Path]) -> xr.DataArray:
-    """One file with its bands, or several files of one band each as one image."""
-    first, *others = bands = [_open(file) for file in files]
-    if not others:
-        return first
-    for file, band in zip(files, bands):
-        if band.sizes["band"] != 1 or band.rio.transform() != first.rio.transform() or band.shape != first.shape:
-            raise UnsupportedImagery(f"{file} is not one band on the grid of {files[0]}: give three bands of one image")
-    return xr.concat(bands, "band", join="override")
+def _rasters(
+    files: list[str | os.PathLike], bands: Sequence[int | str] | None, nodata: float | str | None
+) -> list[Raster]:
+    """One file with its red, green and blue bands, or three files of one band each on one grid."""
+    rasters = []
+    for path in files:
+        with opened(path) as file:
+            if len(files) > 1 and file.count > 1:
+                raise UnsupportedImagery(f"{path} has {file.count} bands: give one file with all, or three of one each")
+            numbers = find_bands(file, path, bands) if len(files) == 1 else (1,)
+            rasters.append(Raster.of(file, path, numbers, nodata))
+            check_real(rasters[-1])
+            check_place(file, path)
+    if len(files) not in (1, 3):
+        raise UnsupportedImagery(f"{len(files)} files given for red, green and blue: give one, or three")
+    for path, raster in zip(files, rasters):
+        if raster.grid.shape != rasters[0].grid.shape or rasters[0].grid.offset(raster.grid) != (0, 0):
+            raise UnsupportedImagery(f"{path} is not on the grid of {files[0]}: give three bands of one image")
+    return rasters
 
 
-def _check_image(path: Path, image: xr.DataArray, alpha: bool, stretch: tuple[float, float] | None) -> None:
-    if image.sizes["band"] != 3 and not alpha:
+def _without_fill(path: object, rasters: list[Raster]) -> list[Raster]:
+    """The rasters with an undeclared margin of fill counted as nodata."""
+    parts = [raster.reduced() for raster in rasters]
+    values, valid = np.concatenate([part[0] for part in parts]), np.any([part[1] for part in parts], 0)
+    if not (margin := find_margin(values, valid)):
+        return rasters
+    warn_of_margin(path, margin, "image_nodata=None")
+    return [replace(raster, fill=margin.value) if margin.straight else raster for raster in rasters]
+
+
+def _check_values(path: object, raster: Raster, stretch: tuple[float, float] | None) -> None:
+    if raster.dtype != "uint8" and stretch is None:
+        values, valid = raster.reduced()
+        known = values[:, valid] if valid.any() else values
         raise UnsupportedImagery(
-            f"{path} has {image.sizes['band']} band(s), but red, green and blue are needed, in that order: "
-            "select them with gdal_translate -b"
-        )
-    if image.dtype != np.uint8 and stretch is None:
-        raise UnsupportedImagery(
-            f"{path} holds {image.dtype}, from {float(image.min()):g} to {float(image.max()):g}, not uint8: "
+            f"{path} holds {raster.dtype}, from {float(known.min()):g} to {float(known.max()):g}, not uint8: "
             "say with stretch=(low, high) which values become 0 and 255"
         )
     if stretch is not None and not stretch[0] < stretch[1]:
         raise UnsupportedImagery(f"{path}: stretch={stretch} must go from a lower to a higher value")
 
 
-def _read_dem(path: Path, nodata: float | str | None) -> xr.DataArray:
-    """Elevation as float32 (y, x), NaN for nodata."""
-    dem = _open(path)
-    if dem.sizes["band"] != 1:
-        raise NoElevation(f"{path} has {dem.sizes['band']} bands: give a DEM of one band, elevation in meters")
-    if nodata == "declared":
-        nodata = dem.rio.nodata
-    dem = dem.squeeze("band", drop=True)
-    valid = ~np.isnan(dem) if nodata is None else ~np.isnan(dem) & (dem != nodata)
-    dem = dem.astype("float32").where(valid)
-    if not valid.any():
-        raise NoElevation(f"{path} is all nodata: give a DEM with elevation in it")
-    low, high = float(dem.min()), float(dem.max())
-    if low < LOWEST or high > HIGHEST:
-        raise NoElevation(
-            f"{path} holds values from {low:g} to {high:g}, which are no elevations in meters: "
-            "if one of them means nodata, give it as dem_nodata"
-        )
-    return dem.rio.write_nodata(np.nan)
+def _as_dataset(rgb: np.ndarray, heights: np.ndarray, grid: Grid) -> xr.Dataset:
+    transform = grid.affine
+    scene = xr.Dataset(
+        {"rgb": (("band", "y", "x"), rgb), "dem": (("y", "x"), heights.astype(np.float32))},
+        {
+            "x": transform.c + transform.a * (np.arange(grid.width) + 0.5),
+            "y": transform.f + transform.e * (np.arange(grid.height) + 0.5), "band": ["red", "green", "blue"],
+        },
+    )
+    scene = scene.rio.write_crs(grid.crs).rio.write_transform(transform)
+    scene.dem.attrs = {"units": "m", "long_name": "elevation"}
+    for name in ("rgb", "dem"):
+        scene[name].encoding["grid_mapping"] = "spatial_ref"
+    return scene
 
 
-def _check_overlap(rgb: xr.DataArray, dem: xr.DataArray, image_path: object, dem_path: object) -> None:
-    left, bottom, right, top = transform_bounds(dem.rio.crs, rgb.rio.crs, *dem.rio.bounds())
-    x0, y0, x1, y1 = rgb.rio.bounds()
-    if right <= x0 or left >= x1 or top <= y0 or bottom >= y1:
-        raise NoOverlap(
-            f"{image_path} and {dem_path} do not overlap: in the image's CRS the image spans "
-            f"x {x0:.5g} to {x1:.5g}, y {y0:.5g} to {y1:.5g}, the DEM x {left:.5g} to {right:.5g}, "
-            f"y {bottom:.5g} to {top:.5g}; give a DEM of the same place"
-        )
-
-
-def _pixel_in(crs: object, rgb: xr.DataArray) -> float:
-    """The image's pixel size in the units of another CRS."""
-    left, bottom, right, top = transform_bounds(rgb.rio.crs, crs, *rgb.rio.bounds())
-    return max((right - left) / rgb.rio.width, (top - bottom) / rgb.rio.height)
+def _no_overlap(image: object, grid: Grid, dem: object, other: Grid) -> NoOverlap:
+    (x, y), (u, v) = grid.points(2), transformer(other.crs, grid.crs).transform(*other.points(2))
+    return NoOverlap(
+        f"{image} and {dem} do not overlap: in the image's CRS the image spans x {x.min():.5g} to {x.max():.5g}, "
+        f"y {y.min():.5g} to {y.max():.5g}, the DEM x {min(u):.5g} to {max(u):.5g}, y {min(v):.5g} to {max(v):.5g}; "
+        "give a DEM of the same place"
+    )
 
 
 def _crop_to_elevation(scene: xr.Dataset, dem_path: object) -> xr.Dataset:

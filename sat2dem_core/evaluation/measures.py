@@ -142,13 +142,14 @@ class Truth:
 
     Args:
         dem: (N, H, W) meters, NaN for nodata.
-        gsd: ground sampling distance (down the rows, along the columns), meters.
+        gsd: ground sampling distance (down the rows, along the columns), meters; see :func:`terrain.gradient`.
         water: (N, H, W) bool, pixels to leave out.
         elevation: (N, H, W) meters, by which pixels fall into the classes of elevation; by default ``dem``.
     """
 
     def __init__(
-        self, dem: Tensor, gsd: tuple[float, float], water: Tensor | None = None, elevation: Tensor | None = None
+        self, dem: Tensor, gsd: tuple[terrain.Side, terrain.Side], water: Tensor | None = None,
+        elevation: Tensor | None = None,
     ):
         dem = dem.float()
         self.gsd, self.elevation = gsd, dem if elevation is None else elevation
@@ -239,18 +240,20 @@ class Measures:
         self.power: Tensor | None = None
 
     def update(
-        self, prediction: Tensor, truth: Tensor, water: Tensor | None = None, elevation: Tensor | None = None
+        self, prediction: Tensor, truth: Tensor, water: Tensor | None = None, elevation: Tensor | None = None,
+        gsd: tuple[terrain.Side, terrain.Side] | None = None,
     ) -> TileErrors:
         """Add tiles.
 
         Args:
             prediction, truth: (N, H, W) meters; NaN in ``truth`` for nodata.
             water, elevation: see :class:`Truth`.
+            gsd: ground sampling distance of these tiles, where it is not that of all.
 
         Raises:
             WrongShape: they lie on different grids, or a prediction is NaN where there is a truth.
         """
-        return self.compare(prediction, Truth(truth, self.gsd, water, elevation))
+        return self.compare(prediction, Truth(truth, gsd or self.gsd, water, elevation))
 
     def compare(self, prediction: Tensor, truth: Truth) -> TileErrors:
         """Add tiles whose truth several predictions share; see :meth:`update`."""
@@ -282,9 +285,9 @@ class Measures:
     def _form(self, prediction: Tensor, error: Tensor, truth: Truth) -> None:
         """Add what a constant offset does not change: slope, roughness, aspect, PSNR and spectra."""
         differences = {
-            self.slope: terrain.slope(prediction, self.gsd) - truth.slope,
+            self.slope: terrain.slope(prediction, truth.gsd) - truth.slope,
             self.roughness: terrain.roughness(prediction) - truth.roughness,
-            self.aspect: terrain.angle_between(terrain.aspect(prediction, self.gsd), truth.aspect),
+            self.aspect: terrain.angle_between(terrain.aspect(prediction, truth.gsd), truth.aspect),
         }
         for tally, difference in differences.items():
             tally.add(difference[~difference.isnan()])

@@ -10,16 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import rasterio
 import shapely
-from affine import Affine
 from pyproj import CRS, Transformer
 from rasterio.enums import Resampling
-from rasterio.errors import RasterioError
-from rasterio.warp import reproject
 
-from sat2dem_core.errors import InvalidAnchors, needs
-from sat2dem_core.rasters.reader import Image
+from sat2dem_core.errors import InvalidAnchors, MissingCRS, NoElevation, UnreadableRaster, UnsupportedImagery, needs
+from sat2dem_core.rasters.elevation import open_elevation
+from sat2dem_core.rasters.grids import transformer
+from sat2dem_core.rasters.imagery import Image
 from sat2dem_core.terrain import HIGHEST, LOWEST
 
 VECTORS = (".geojson", ".json", ".gpkg", ".shp", ".fgb", ".kml", ".gml")
@@ -47,13 +45,12 @@ def read_points(source: str | os.PathLike) -> pd.DataFrame:
 def locate(points: pd.DataFrame, image: Image) -> pd.DataFrame:
     """Find the row and column (from 0) of each point's pixel in the image; points outside are dropped."""
     if "lon" in points:
-        to_image = Transformer.from_crs("EPSG:4326", CRS.from_user_input(image.crs), always_xy=True)
-        x, y = to_image.transform(points.lon.to_numpy(), points.lat.to_numpy())
+        x, y = transformer("EPSG:4326", image.grid.crs).transform(points.lon.to_numpy(), points.lat.to_numpy())
     else:
         x, y = points.x, points.y
-    columns, rows = ~Affine(*image.transform) * (np.asarray(x, float), np.asarray(y, float))
+    columns, rows = ~image.grid.affine * (np.asarray(x, float), np.asarray(y, float))
     table = pd.DataFrame({"row": np.floor(rows), "column": np.floor(columns), "height": points.height.to_numpy(float)})
-    inside = table.row.between(0, image.height - 1) & table.column.between(0, image.width - 1)
+    inside = table.row.between(0, image.grid.height - 1) & table.column.between(0, image.grid.width - 1)
     return table[inside].astype({"row": int, "column": int}).reset_index(drop=True)
 
 
@@ -123,44 +120,29 @@ class CoarseDEM:
     cell: int
 
 
-def read_dem(path: Path, image: Image) -> CoarseDEM:
+def read_dem(path: str | os.PathLike, image: Image, band: int | str | None = None) -> CoarseDEM:
     """Read a DEM onto cells of the image about as large as the DEM's own pixels.
 
+    Args:
+        band: see :func:`sat2dem_core.rasters.elevation.open_elevation`.
+
     Raises:
-        InvalidAnchors: the file cannot be read, is not a DEM with a CRS, or its values are not heights in meters.
+        InvalidAnchors: the file cannot be read, is not a DEM with a CRS, or has no elevation in the image's area.
     """
     try:
-        with rasterio.open(path) as file:
-            if file.count != 1 or file.crs is None:
-                raise InvalidAnchors(f"{path} is not a DEM: give one band of elevation in meters, with a CRS")
-            heights, transform, crs = file.read(1, masked=True), file.transform, file.crs
-    except RasterioError as error:
-        raise InvalidAnchors(
-            f"{path} cannot be read ({error}): give a DEM, a CSV or vector file, or lon,lat,height"
-        ) from error
-    heights = heights.astype("float64").filled(np.nan)
-    _check_heights(heights[~np.isnan(heights)], path)
-    side = _pixel_side(transform, crs, image)
+        dem = open_elevation(path, band)
+    except (UnreadableRaster, MissingCRS, NoElevation, UnsupportedImagery) as error:
+        raise InvalidAnchors(f"{error}; anchors are a DEM, a CSV or vector file, or lon,lat,height") from error
+    grid = image.grid
+    side = 1 / dem.raster.pixels_per_pixel(grid)  # of a pixel of the DEM, px of the image
     cell = max(1, round(side))
-    resampled = np.full((-(-image.height // cell), -(-image.width // cell)), np.nan)
-    averages = side < 0.7  # several pixels of the DEM fall into one of the image
-    reproject(
-        heights, resampled, src_transform=transform, src_crs=crs, src_nodata=np.nan,
-        dst_transform=Affine(*image.transform) * Affine.scale(cell), dst_crs=image.crs, dst_nodata=np.nan,
-        resampling=Resampling.average if averages else Resampling.bilinear,
-    )
-    return CoarseDEM(resampled, cell)
-
-
-def _pixel_side(transform: Affine, crs: object, image: Image) -> float:
-    """The side of a DEM's pixel at the center of the image, px of the image."""
-    from_pixels = Affine(*image.transform)
-    center = from_pixels * (image.width / 2, image.height / 2)
-    to_dem = Transformer.from_crs(CRS.from_user_input(image.crs), CRS.from_user_input(crs), always_xy=True)
-    column, row = ~transform * to_dem.transform(*center)
-    xs, ys = zip(transform * (column, row), transform * (column, row + 1))
-    first, second = (~from_pixels * corner for corner in zip(*to_dem.transform(xs, ys, direction="INVERSE")))
-    return float(np.hypot(second[0] - first[0], second[1] - first[1]))
+    height, width = (-(-length // cell) for length in grid.shape)
+    heights = dem.on(grid.scaled(cell, height, width), Resampling.bilinear)
+    try:
+        dem.check()
+    except NoElevation as error:
+        raise InvalidAnchors(str(error)) from error
+    return CoarseDEM(heights.astype(np.float64), cell)
 
 
 def _check_heights(heights: np.ndarray, source: object) -> None:

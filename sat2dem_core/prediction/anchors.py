@@ -17,7 +17,7 @@ from scipy.ndimage import distance_transform_edt, map_coordinates
 from sat2dem_core.errors import InvalidAnchors, choose
 from sat2dem_core.prediction.anchor_sources import CoarseDEM, is_dem, locate, read_dem, read_points
 from sat2dem_core.prediction.robust import robust_least_squares
-from sat2dem_core.rasters.reader import Image
+from sat2dem_core.rasters.imagery import Image
 
 ORDERS = {"offset": 0, "plane": 1, "quadratic": 2}
 SURFACES = (*ORDERS, "cells")
@@ -72,7 +72,8 @@ class Fit:
 
 
 def fit_anchors(
-    source: str | os.PathLike, surface: str | None, store: Path, image: Image, amplitude: float = 1.0
+    source: str | os.PathLike, surface: str | None, store: Path, image: Image, amplitude: float = 1.0,
+    band: int | str | None = None,
 ) -> Fit:
     """Fit a surface to the differences between anchors and a mosaic.
 
@@ -88,20 +89,21 @@ def fit_anchors(
         store: the mosaic's Zarr group; see :mod:`sat2dem_core.prediction.pipeline`.
         image: that was predicted.
         amplitude: factor on the mosaic's heights.
+        band: number or name of a DEM's band; by default its only one, or the one named ``elevation``.
 
     Raises:
         InvalidAnchors: the anchors cannot be read, lie outside the image, or are too few for the surface.
         UnknownName: there is no such surface.
         MissingExtra: a vector file needs pyogrio, which is not installed.
     """
-    if image.crs is None:
+    if image.grid.crs is None:
         raise InvalidAnchors(
             f"{image.path} has no CRS, so anchors cannot be located in it: assign a CRS and a geotransform to it"
         )
     kind = _kind(surface, source)
     relief = zarr.open_group(store, mode="r")["elevation"]
     if is_dem(source):
-        dem = read_dem(Path(source), image)
+        dem = read_dem(source, image, band)
         table, cell = _cell_anchors(dem, relief, amplitude), dem.cell
     else:
         table, cell = _point_anchors(locate(read_points(source), image), relief, amplitude), 1
@@ -109,7 +111,7 @@ def fit_anchors(
         raise InvalidAnchors(
             f"{source}: no anchor lies on a predicted pixel of {image.path}: give heights within the same area"
         )
-    shape = (image.height, image.width)
+    shape = image.grid.shape
     if kind == "cells":
         return _fit_cells(table, shape, cell)
     return _fit_polynomial(table, shape, kind, source)

@@ -19,7 +19,7 @@ from sat2dem_core.prediction.mosaic import Blend, solve_levels, step_between, wi
 from sat2dem_core.prediction.weights import Weights, load_weights
 from sat2dem_core.rasters import cog
 from sat2dem_core.rasters.atomic import replacing
-from sat2dem_core.rasters.reader import Image
+from sat2dem_core.rasters.imagery import Image
 
 ROWS = 256  # of a block, and of a chunk of the arrays
 MIN_VALID_SHARE = 0.25  # share of a tile's pixels that must be valid for the tile to be predicted
@@ -53,7 +53,7 @@ class Plan:
     @property
     def blocks(self) -> int:
         """Number of blocks of ``ROWS`` rows."""
-        return -(-self.image.height // ROWS)
+        return -(-self.image.grid.height // ROWS)
 
     def strip(self, number: int) -> Path:
         """The file of a strip's predicted tiles."""
@@ -77,23 +77,37 @@ def predict_strip(plan: Plan, number: int) -> dict[str, Any]:
         :func:`sat2dem_core.prediction.mosaic.step_between`; ``present``, which tiles have enough valid pixels; and
         ``distances`` of these from the training distribution.
     """
-    members, size = _models(plan.weights, plan.checksums), plan.tile
-    rgb, valid = plan.image.read(plan.rows[number], 0, size, plan.image.width)
+    size = plan.tile
+    rgb, valid = plan.image.read(plan.rows[number], 0, size, plan.image.grid.width)
     present = np.array([valid[:, left : left + size].mean() >= MIN_VALID_SHARE for left in plan.columns])
     heights = np.full((len(plan.columns), size, size), np.nan, np.float32)
     spread, distance = np.zeros_like(heights), np.zeros(len(heights))
     for batch in np.split(np.flatnonzero(present), range(plan.batch, int(present.sum()), plan.batch)):
         if len(batch):
             windows = [slice(plan.columns[i], plan.columns[i] + size) for i in batch]
-            tiles = np.stack([_filled(rgb[:, :, columns], valid[:, columns]) for columns in windows])
-            mask = np.stack([valid[:, columns] for columns in windows])
-            heights[batch], spread[batch] = _ensemble(members, np.flip(tiles, plan.mirrored), plan.mirrored, mask)
-            distance[batch] = members[0].domain.distance(tiles)
+            tiles, mask = (np.stack([part[..., columns] for columns in windows]) for part in (rgb, valid))
+            heights[batch], spread[batch], distance[batch] = predict_tiles(plan, tiles, mask)
     with replacing(plan.strip(number)) as temporary, temporary.open("wb") as stream:
         np.savez(stream, heights=heights, spread=spread, distance=distance, present=present)
     neighbors = zip(heights, heights[1:], plan.columns, plan.columns[1:])
     steps = [_step(plan, a, b, (0, left), (0, right)) for a, b, left, right in neighbors]
     return {"steps": steps, "present": present.tolist(), "distances": distance[present].tolist()}
+
+
+def predict_tiles(plan: Plan, rgb: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Predict a batch of tiles.
+
+    Args:
+        rgb, valid: (N, 3, T, T) uint8, and where they hold data, (N, T, T) bool.
+
+    Returns:
+        Heights and their spread, (N, T, T) meters, NaN where not ``valid``; and the tiles' distances from the training
+        distribution, (N,).
+    """
+    members = _models(plan.weights, plan.checksums)
+    tiles = np.stack([_filled(*tile) for tile in zip(rgb, valid)])
+    heights, spread = _ensemble(members, np.flip(tiles, plan.mirrored), plan.mirrored, valid)
+    return heights, spread, members[0].domain.distance(tiles)
 
 
 def _filled(rgb: np.ndarray, valid: np.ndarray) -> np.ndarray:
@@ -193,8 +207,8 @@ def blend_block(plan: Plan, number: int, levels: np.ndarray) -> dict[str, Any]:
         training distribution.
     """
     top = number * ROWS
-    height = min(ROWS, plan.image.height - top)
-    blend = Blend(height, plan.image.width, plan.tile)
+    height = min(ROWS, plan.image.grid.height - top)
+    blend = Blend(height, plan.image.grid.width, plan.tile)
     for strip, row in enumerate(plan.rows):
         if row + plan.tile <= top or row >= top + height:
             continue

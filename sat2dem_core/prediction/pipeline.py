@@ -4,18 +4,21 @@
 2. Joints: the steps in height between each strip and the next are measured; with the steps within strips, they
    determine the level of every tile (:mod:`sat2dem_core.prediction.mosaic`).
 3. Blocks: some rows at a time, the tiles are blended into one surface in a Zarr array.
-4. The surface is tied to known heights, if there are any (:mod:`sat2dem_core.prediction.anchors`), and written.
+4. The surface is tied to known heights, if there are any (:mod:`sat2dem_core.prediction.anchors`), and written, all
+   files together.
 
 Intermediate results lie in a hidden folder next to the output until the end, so that the same command resumes an
 interrupted prediction. Memory holds one strip or one block, never the whole image.
 """
 
 import json
+import math
 import os
+import re
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +35,11 @@ from sat2dem_core.prediction.pieces import ROWS, Plan, blend_block, find_levels,
 from sat2dem_core.prediction.weights import DEFAULT, Weights, load_weights
 from sat2dem_core.rasters import cog
 from sat2dem_core.rasters.atomic import cannot_write, claimed, replacing
-from sat2dem_core.rasters.reader import Image, open_image
+from sat2dem_core.rasters.imagery import Image, open_image
+from sat2dem_core.rasters.reader import local_file, version_of
+from sat2dem_core.rasters.style import qgis_style
+
+WRITTEN = "written.txt"  # lists the files of a prediction that is complete, in its folder
 
 
 @dataclass(frozen=True)
@@ -41,7 +48,9 @@ class Prediction:
 
     Attributes:
         path: of the DEM.
-        tags: of the file.
+        interval: of the half width of its prediction interval; None if it was not asked for, or lies in the same store.
+        domain: of the distance from the training distribution; None likewise.
+        tags: of the files.
         anchors: one row for each anchor with its residual after the fit, meters; None without anchors.
         groups: number of groups of connected tiles; with more than one, because nodata divides the image, the steps in
             relative height between them are unknown.
@@ -49,6 +58,8 @@ class Prediction:
     """
 
     path: Path
+    interval: Path | None
+    domain: Path | None
     tags: dict[str, str]
     anchors: pd.DataFrame | None
     groups: int
@@ -60,36 +71,42 @@ def predict(
     weights: str | os.PathLike | Sequence[str | os.PathLike] = DEFAULT, *,
     bands: Sequence[int | str] | None = None, stretch: tuple[float, float] | None = None,
     nodata: float | str | None = "declared", gsd: float | None = None, sun: float | None = None,
-    anchors: str | os.PathLike | None = None, surface: str | None = None, overlap: float = 0.5, batch: int = 32,
-    caution: bool = True, overwrite: bool = False, client: Any = None, progress: bool = True,
+    anchors: str | os.PathLike | None = None, anchor_band: int | str | None = None, surface: str | None = None,
+    interval: str | os.PathLike | None = None, domain: str | os.PathLike | None = None, style: bool = False,
+    overlap: float = 0.5, batch: int = 32, caution: bool = True, overwrite: bool = False, client: Any = None,
+    progress: bool = True,
 ) -> Prediction:
     """Predict the elevation of an image, and write it as a Cloud-Optimized GeoTIFF or a Zarr store.
 
-    The result has three bands in float32: elevation in meters; half the width of its prediction interval in meters,
-    which covered the truth in 90 % of the pixels of the area that the weights were calibrated on; and the image's
-    Mahalanobis distance from the training distribution, where more than 1 is out of domain. With weights that predict
-    relief, elevation is relative (meters above the lowest point) unless ``anchors`` give it a vertical reference, and
-    the interval is that of the height above the mean of its surroundings, one tile wide.
+    The DEM has one band, elevation in meters (float32). Two more files can be had: half the width of its prediction
+    interval in meters, which covered the truth in 90 % of the pixels of the area that the weights were calibrated on;
+    and the image's Mahalanobis distance from the training distribution, where more than 1 is out of domain. A Zarr
+    store holds all three as ``elevation``, ``interval`` and ``distance``. With weights that predict relief, elevation
+    is relative (meters above the lowest point) unless ``anchors`` give it a vertical reference, and the interval is
+    that of the height above the mean of its surroundings, one tile wide.
 
     Args:
         image: any raster that GDAL reads. For it and for ``bands``, ``stretch``, ``nodata`` and ``gsd`` see
-            :func:`sat2dem_core.rasters.reader.open_image`.
+            :func:`sat2dem_core.rasters.imagery.open_image`.
         out: the file to write: ``….tif``, or ``….zarr``.
         weights: see :func:`sat2dem_core.prediction.weights.load_weights`. Several form an ensemble, whose members
             differ in their seed; its interval is calibrated for the first member alone, and so tends to be too wide.
         sun: the sun's azimuth when the image was taken, degrees clockwise from north. By default that of a morning:
             south-east on the northern hemisphere, north-east on the southern.
-        anchors, surface: see :func:`sat2dem_core.prediction.anchors.fit_anchors`.
+        anchors, anchor_band, surface: see :func:`sat2dem_core.prediction.anchors.fit_anchors`.
+        interval, domain: GeoTIFFs to write half the width of the interval, and the distance, to.
+        style: also write a style with the name of ``out`` and the ending ``.qml``, with which QGIS draws elevation in
+            colors instead of gray.
         overlap: of neighboring tiles, as a share of their side.
         batch: tiles that the network predicts at once; the result does not depend on it.
         caution: if the median tile is out of domain, divide all relief by its distance, because the model cannot know
             how rugged such terrain is.
-        overwrite: replace an existing ``out``.
+        overwrite: replace files that exist, but never one that is read.
         client: a dask client, whose workers compute strips and blocks; they must share one file system.
         progress: show progress bars.
 
     Raises:
-        OutputExists: ``out`` exists.
+        OutputExists: a file to write exists, or is one that is read.
         InvalidConfig: a setting is out of its range, or the members of an ensemble do not fit together.
         NoTiles: the image is smaller than a tile.
         CannotWrite: for example, the disk is full; the same command resumes the prediction.
@@ -98,12 +115,14 @@ def predict(
             named above.
     """
     out = Path(out)
-    _check_settings(out, overlap, batch, overwrite)
+    outputs = _outputs(out, interval, domain, style)
+    check_settings(overlap, batch, gsd, sun)
     sources = [weights] if isinstance(weights, str | os.PathLike) else list(weights)
-    members = [load_weights(source) for source in sources]
-    first = _first_of_alike(members, sources)
+    _check_outputs(outputs, [image, anchors, *sources], overwrite)
+    members = load_members(sources)
+    first = members[0]
     picture = open_image(image, *first.gsd, bands=bands, stretch=stretch, nodata=nodata, gsd=gsd)
-    plan = _plan(picture, members, sources, sun, overlap, batch, out)
+    plan = make_plan(picture, members, sources, sun, overlap, batch, out)
     with _working_folder(plan):
         mosaic = _make_mosaic(plan, first, client, progress)
         unit = first.unit(plan.image.gsd) if first.relative else 1.0
@@ -116,29 +135,89 @@ def predict(
                 stacklevel=2,
             )
         if anchors is not None:
-            fit = fit_anchors(anchors, surface, mosaic.store, plan.image, amplitude)
+            fit = fit_anchors(anchors, surface, mosaic.store, plan.image, amplitude, anchor_band)
         else:
             fit = Fit.level(-mosaic.low * amplitude if first.relative else 0.0)
         tags = _tags(plan, members, fit, amplitude / unit)
         finish = _Finish(str(mosaic.store), amplitude, unit, fit)
-        write = cog.write_zarr if out.suffix == ".zarr" else cog.write_cog
-        write(out, plan.image, finish, tags, ROWS, client, progress)
-    return Prediction(out, tags, fit.table, mosaic.groups, mosaic.outside)
+        if out.suffix == ".zarr":
+            cog.write_zarr(out, plan.image.grid, finish, tags, ROWS, client, progress)
+        else:
+            _write_files(outputs, plan, finish, tags, progress)
+    return Prediction(
+        out, outputs.get("interval"), outputs.get("distance"), tags, fit.table, mosaic.groups, mosaic.outside
+    )
 
 
-def _check_settings(out: Path, overlap: float, batch: int, overwrite: bool) -> None:
+def _outputs(
+    out: Path, interval: str | os.PathLike | None, domain: str | os.PathLike | None, style: bool
+) -> dict[str, Path]:
+    """The files to write, by the name of their band; a style is called "style"."""
     if out.suffix not in (".tif", ".tiff", ".zarr"):
         raise InvalidConfig(f"{out} is neither a GeoTIFF nor a Zarr store: give a name that ends in .tif or .zarr")
-    if out.exists() and not overwrite:
-        raise OutputExists(f"{out} exists: give another name, or --overwrite to replace it")
+    more = {name: Path(path) for name, path in {"interval": interval, "distance": domain}.items() if path is not None}
+    if out.suffix == ".zarr" and (more or style):
+        raise InvalidConfig(f"{out} is a store that holds interval and distance, too: leave out the other files")
+    for path in more.values():
+        if path.suffix not in (".tif", ".tiff"):
+            raise InvalidConfig(f"{path} is no GeoTIFF: give a name that ends in .tif")
+    outputs = {"elevation": out, **more} | ({"style": out.with_suffix(".qml")} if style else {})
+    if len({path.absolute() for path in outputs.values()}) < len(outputs):
+        raise InvalidConfig(f"two files to write are both called {interval or domain}: give each a name of its own")
+    return outputs
+
+
+def _check_outputs(outputs: dict[str, Path], inputs: Sequence[Any], overwrite: bool) -> None:
+    """Check that no file to write is one to read, or exists without leave to replace it."""
+    read = [file for source in inputs if source is not None and (file := local_file(source)) and file.exists()]
+    for path in outputs.values():
+        if any(path.exists() and path.samefile(file) for file in read):
+            raise OutputExists(f"{path} is a file that the prediction reads: give another name to write to")
+    out = outputs["elevation"]
+    written = parts_folder(out) / WRITTEN  # by this prediction, just before it was interrupted
+    own = written.read_text(encoding="utf-8").splitlines() if written.is_file() else []
+    for path in outputs.values():
+        if path.exists() and not overwrite and str(path.absolute()) not in own:
+            raise OutputExists(f"{path} exists: give another name, or --overwrite to replace it")
+
+
+def check_settings(overlap: float, batch: int, gsd: float | None, sun: float | None) -> None:
     if not 0 <= overlap < 0.9:
         raise InvalidConfig(f"overlap is {overlap}: give a share of a tile's side from 0 to below 0.9")
     if batch < 1:
         raise InvalidConfig(f"batch is {batch}: give 1 or more tiles")
+    if gsd is not None and not 0 < gsd < math.inf:
+        raise InvalidConfig(f"gsd, the ground sampling distance, is {gsd:g}: give meters above 0")
+    if sun is not None and not math.isfinite(sun):
+        raise InvalidConfig(f"sun is {sun}: give its azimuth in degrees clockwise from north, such as 135")
 
 
-def _first_of_alike(members: list[Weights], sources: list) -> Weights:
-    """The first member of an ensemble, after checking that all predict the same quantity on the same tiles."""
+def parts_folder(out: Path) -> Path:
+    """The folder of a prediction's intermediate results, next to the DEM."""
+    return out.absolute().with_name(f".{out.name}.parts")
+
+
+def _write_files(
+    outputs: dict[str, Path], plan: Plan, finish: cog.Finish, tags: dict[str, str], progress: bool
+) -> None:
+    """Write all files under temporary names, then rename them, the DEM last."""
+    with ExitStack() as stack:  # which renames the last file first
+        temporary = {name: stack.enter_context(replacing(path)) for name, path in outputs.items()}
+        style = temporary.pop("style", None)
+        low, high = cog.write_cogs(temporary, Path(plan.folder), plan.image.grid, finish, tags, ROWS, progress)
+        if style:
+            style.write_text(qgis_style(low, high), encoding="utf-8")
+        names = "\n".join(str(path.absolute()) for path in outputs.values())
+        (Path(plan.folder) / WRITTEN).write_text(names, encoding="utf-8")
+
+
+def load_members(sources: Sequence[str | os.PathLike]) -> list[Weights]:
+    """The members of an ensemble, which predict the same quantity on the same tiles.
+
+    Raises:
+        InvalidConfig: they do not fit together.
+    """
+    members = [load_weights(source) for source in sources]
     first = members[0]
     for member, source in zip(members[1:], sources[1:]):
         if (member.model.config.tile, member.gsd, member.hurst, member.relative) != (
@@ -148,35 +227,47 @@ def _first_of_alike(members: list[Weights], sources: list) -> Weights:
                 f"{source} and {sources[0]} differ in tile, ground sampling distance or normalization: give an "
                 "ensemble of weights that differ in their seed alone"
             )
-    return first
+    return members
 
 
-def _plan(
+def make_plan(
     image: Image, members: list[Weights], sources: list, sun: float | None, overlap: float, batch: int, out: Path
 ) -> Plan:
+    """Where the tiles lie, and all else that a worker needs.
+
+    Raises:
+        NoTiles: the image is smaller than a tile.
+    """
     size = members[0].model.config.tile
-    if min(image.height, image.width) < size:
+    if min(image.grid.shape) < size:
         raise NoTiles(
-            f"{image.path} is {image.height} x {image.width} px at {image.gsd:.3g} m, smaller than one tile of "
-            f"{size} x {size} px ({size * image.gsd / 1000:.3g} km): give a larger image"
+            f"{image.path} is {image.grid.height} x {image.grid.width} px at {image.gsd:.3g} m, smaller than one tile "
+            f"of {size} x {size} px ({size * image.gsd / 1000:.3g} km): give a larger image"
         )
     stride = max(1, round(size * (1 - overlap)))
-    rows, columns = (tuple(starts(side, size, stride)) for side in (image.height, image.width))
-    folder = out.absolute().with_name(f".{out.name}.parts")
+    rows, columns = (tuple(starts(side, size, stride)) for side in image.grid.shape)
     checksums = tuple(member.sha256 for member in members)
     # Absolute, because workers may run in another folder.
     sources = [Path(source).absolute() if Path(source).exists() else source for source in sources]
     weights = tuple(map(str, sources))
-    return Plan(image, weights, checksums, _mirrored(sun, image.latitude), rows, columns, size, batch, str(folder))
+    return Plan(image, weights, checksums, mirrored(sun, image), rows, columns, size, batch, str(parts_folder(out)))
 
 
-def _mirrored(sun: float | None, latitude: float | None) -> tuple[int, ...]:
-    """The axes along which tiles are flipped, so that the sun stands in the south-east as in the training images."""
-    if sun is None:
-        sun = 45.0 if (latitude or 0) < 0 else 135.0
-    azimuth = sun % 360
+def mirrored(sun: float | None, image: Image) -> tuple[int, ...]:
+    """The axes along which tiles are flipped, so that the sun stands in the south-east as in the training images.
+
+    Args:
+        sun: azimuth, degrees clockwise from true north; None for the morning's.
+    """
+    azimuth = (sun_of_morning(image) if sun is None else sun) - image.north
+    azimuth %= 360
     north, west = azimuth < 90 or azimuth > 270, azimuth > 180
     return tuple(axis for axis, flip in ((-2, north), (-1, west)) if flip)
+
+
+def sun_of_morning(image: Image) -> float:
+    """The azimuth of the sun that is assumed: south-east on the northern hemisphere, north-east on the southern."""
+    return 45.0 if (image.latitude or 0) < 0 else 135.0
 
 
 @contextmanager
@@ -185,8 +276,7 @@ def _working_folder(plan: Plan) -> Iterator[None]:
 
     It is emptied if it holds those of another prediction.
     """
-    file = Path(plan.image.path).stat()
-    identity = asdict(plan) | {"batch": None, "size": file.st_size, "changed": file.st_mtime_ns}
+    identity = asdict(plan) | {"batch": None, "version": version_of(plan.image.path)}
     folder, text = Path(plan.folder), json.dumps(identity, sort_keys=True, default=str)
     try:
         with claimed(folder):
@@ -227,7 +317,7 @@ def _make_mosaic(plan: Plan, weights: Weights, client: Any, progress: bool) -> _
     joints = _stage("joint", measure_joint, plan, range(len(plan.rows) - 1), client, progress)
     levels, groups = find_levels(plan, strips, joints, weights)
     store = Path(plan.folder) / "mosaic.zarr"
-    cog.scratch(store, plan.image, ROWS)
+    cog.scratch(store, plan.image.grid, ROWS)
     blocks = _stage("block", blend_block, plan, range(plan.blocks), client, progress, levels)
     distance = float(np.median(np.concatenate([strip["distances"] for strip in strips])))
     low = min(block["low"] for block in blocks)
@@ -288,7 +378,7 @@ def _tags(plan: Plan, members: list[Weights], fit: Fit, lowered: float) -> dict[
         "WEIGHTS_SHA256": ", ".join(member.sha256 for member in members),
         "TRAINING_DATA": str(first.card.get("data")), "DATE": pd.Timestamp.now("UTC").strftime("%Y-%m-%d"),
         "HEIGHTS": "absolute" if anchored or not first.relative else "relative",
-        "IMAGE": Path(plan.image.path).name, "BANDS_USED": ", ".join(map(str, plan.image.bands)),
+        "IMAGE": re.split(r"[/\\\\]", plan.image.path)[-1], "BANDS_USED": ", ".join(map(str, plan.image.bands)),
         "GROUND_SAMPLING_DISTANCE": f"{plan.image.gsd:.6g} m",
         "INTERVAL": f"{first.interval.share:.0%}" + surroundings * first.relative,
         "RELIEF_LOWERED_TO": f"{lowered:.0%}",

@@ -124,7 +124,7 @@ def test_too_few_points_and_unknown_surfaces_are_refused(anchored, surface, erro
 
 
 def test_a_dem_that_does_not_exist_is_refused(anchored, tmp_path):
-    with pytest.raises(InvalidAnchors, match="cannot be read"):
+    with pytest.raises(InvalidAnchors, match="none.tif does not exist"):
         anchored(tmp_path / "none.tif")
 
 

@@ -28,11 +28,14 @@ def test_the_dem_lies_on_the_images_grid_and_describes_itself(made, bands, hills
     result = made()
     with rasterio.open(result.path) as dem, rasterio.open(hills_image) as image:
         assert (dem.crs, dem.transform, dem.shape) == (image.crs, image.transform, image.shape)
-        assert dem.dtypes == ("float32",) * 3 and dem.descriptions == ("elevation", "interval", "distance")
-        assert dem.units == ("m", "m", "1") and dem.nodata == -9999
+        assert dem.dtypes == ("float32",) and dem.descriptions == ("elevation",)
+        assert dem.units == ("m",) and dem.nodata == -9999
         tags = dem.tags()
     assert tags["HEIGHTS"] == "relative" and tags["MIRRORED_FOR_SUN"] == "no" and tags["DATE"].startswith("20")
     assert len(tags["WEIGHTS_SHA256"]) == 64 and "rocky-mountain" in tags["TRAINING_DATA"]
+    for path, name, unit in ((result.interval, "interval", "m"), (result.domain, "distance", "1")):
+        with rasterio.open(path) as file:
+            assert file.descriptions == (name,) and file.units == (unit,) and file.tags()["HEIGHTS"] == "relative"
     values = bands(result.path)
     assert values[0].min() == pytest.approx(0, abs=1e-3) and np.isfinite(values).all() and (values[1] > 0).all()
     assert result.groups == 1 and result.anchors is None and not parts(result.path).exists()
@@ -92,11 +95,11 @@ def seam_ratio(dem: np.ndarray, stride: int) -> float:
 
 @pytest.mark.filterwarnings("ignore:Mean of empty slice")  # columns of nodata at the image's border
 @pytest.mark.filterwarnings("ignore:tiles without overlap divide")
-def test_a_mosaic_is_no_worse_than_its_tiles_and_shows_no_seams(tmp_path, bands):
+def test_a_mosaic_is_no_worse_than_its_tiles_and_shows_no_seams(tmp_path, bands, all_files):
     """With the shipped weights, on the embedded scene's whole image."""
     scene, image = open_scene(), data_folder("rocky-mountain") / "rmnp-rgb.tif"
     paths = {
-        overlap: predict(image, tmp_path / f"{overlap}.tif", overlap=overlap, caution=False, progress=False).path
+        overlap: all_files(image, tmp_path / f"{overlap}.tif", overlap=overlap).path
         for overlap in (0, 0.5)
     }
     grid = rioxarray.open_rasterio(paths[0])
@@ -157,12 +160,12 @@ def test_an_existing_file_is_overwritten_only_on_request(made, bands, tmp_path):
 
 
 @pytest.mark.parametrize("axes, azimuth", [((-2,), 45), ((-1,), 225), ((-2, -1), 315)])
-def test_the_sun_determines_how_tiles_are_mirrored(axes, azimuth, bands, whole, hills, tmp_path, tiny_weights):
+def test_the_sun_determines_how_tiles_are_mirrored(
+    axes, azimuth, bands, whole, hills, tmp_path, tiny_weights, all_files
+):
     image = hills.rgb.copy(data=np.flip(hills.rgb.values, axes))
     image.rio.to_raster(tmp_path / "flipped.tif")
-    result = predict(
-        tmp_path / "flipped.tif", tmp_path / "dem.tif", tiny_weights, sun=azimuth, progress=False, caution=False
-    )
+    result = all_files(tmp_path / "flipped.tif", tmp_path / "dem.tif", tiny_weights, sun=azimuth)
     assert np.abs(np.flip(bands(result.path), axes) - whole).max() < 0.05
 
 
@@ -178,11 +181,11 @@ def test_zarr_and_a_cluster_give_what_a_file_gives(made, bands, whole, cluster):
         assert dem.rio.bounds() == pytest.approx((450_000, 4_476_160, 454_800, 4_480_000))
 
 
-def test_where_there_is_no_image_there_is_no_elevation(bands, hills, tmp_path, tiny_weights):
+def test_where_there_is_no_image_there_is_no_elevation(bands, hills, tmp_path, tiny_weights, all_files):
     image = hills.rgb.copy()
     image[:, 40:60, 50:90] = 0
     image.rio.write_nodata(0).rio.to_raster(tmp_path / "holes.tif")
-    made = predict(tmp_path / "holes.tif", tmp_path / "dem.tif", tiny_weights, progress=False, caution=False)
+    made = all_files(tmp_path / "holes.tif", tmp_path / "dem.tif", tiny_weights)
     values = bands(made.path)
     assert np.isnan(values[:, 40:60, 50:90]).all() and np.isfinite(values).sum() == 3 * (128 * 160 - 800)
 
@@ -197,7 +200,7 @@ def test_nodata_that_divides_an_image_gives_a_warning(hills, tmp_path, tiny_weig
     assert [warning.filename for warning in record if "areas" in str(warning.message)] == [__file__]
 
 
-def test_relief_is_lowered_where_the_image_is_out_of_domain(bands, hills, tmp_path, tiny_weights):
+def test_relief_is_lowered_where_the_image_is_out_of_domain(bands, hills, tmp_path, tiny_weights, all_files):
     image = hills.rgb.copy(data=np.random.default_rng(0).integers(0, 60, hills.rgb.shape, dtype=np.uint8))
     image.rio.to_raster(tmp_path / "foreign.tif")
     dems = []
@@ -205,24 +208,24 @@ def test_relief_is_lowered_where_the_image_is_out_of_domain(bands, hills, tmp_pa
         out = tmp_path / f"{caution}.tif"
         if caution:
             with pytest.warns(UserWarning, match="lies outside the training distribution"):
-                result = predict(tmp_path / "foreign.tif", out, tiny_weights, progress=False)
+                result = all_files(tmp_path / "foreign.tif", out, tiny_weights, caution=True)
             assert result.outside > 0.9 and int(result.tags["RELIEF_LOWERED_TO"][:-1]) < 90
         else:
-            predict(tmp_path / "foreign.tif", out, tiny_weights, progress=False, caution=False)
+            all_files(tmp_path / "foreign.tif", out, tiny_weights)
         dems.append(bands(out)[0])
     assert np.ptp(dems[0]) < 0.95 * np.ptp(dems[1])
     assert np.corrcoef(dems[0].ravel(), dems[1].ravel())[0, 1] > 0.9999
 
 
-def test_an_ensemble_is_the_mean_of_its_members(made, bands, whole, hills_image, tmp_path, tiny_weights):
+def test_an_ensemble_is_the_mean_of_its_members(made, bands, whole, hills_image, tmp_path, tiny_weights, all_files):
     assert np.array_equal(bands(made("a.tif").path), whole)
-    both = predict(hills_image, tmp_path / "e.tif", [tiny_weights] * 2, progress=False, caution=False)
+    both = all_files(hills_image, tmp_path / "e.tif", [tiny_weights] * 2)
     assert np.abs(bands(both.path) - whole).max() < 1e-3 and both.tags["MODEL"].count(",") == 1
 
 
-def test_weights_that_predict_elevation_need_no_levels(bands, hills, hills_image, small, tmp_path):
+def test_weights_that_predict_elevation_need_no_levels(bands, hills, hills_image, small, tmp_path, all_files):
     run = train(replace(small, normalization="global"), scene=hills, run=tmp_path / "run", progress=False)
-    made = predict(hills_image, tmp_path / "dem.tif", pack(run.folder, run.data), progress=False)
+    made = all_files(hills_image, tmp_path / "dem.tif", pack(run.folder, run.data), caution=True)
     assert made.tags["HEIGHTS"] == "absolute" and made.tags["RELIEF_LOWERED_TO"] == "100%"
     heights, (low, high) = bands(made.path)[0], (float(hills.dem.min()), float(hills.dem.max()))
     assert low <= heights.min() < heights.max() <= high

@@ -9,14 +9,14 @@ from rasterio.enums import ColorInterp
 from rasterio.transform import Affine, from_origin
 
 from sat2dem_core.errors import MissingCRS, UnreadableRaster, UnsupportedImagery
-from sat2dem_core.rasters.reader import open_image
+from sat2dem_core.rasters.imagery import open_image
 
 NEAR = (30.0, 30.0)
 
 
 def test_an_image_on_square_pixels_of_the_models_size_is_taken_as_it_is(write_raster, picture):
     image = open_image(write_raster("a.tif", picture), *NEAR)
-    assert not image.warped and (image.height, image.width) == (64, 80) and image.bands == (1, 2, 3)
+    assert not image.warped and image.grid.shape == (64, 80) and image.bands == (1, 2, 3)
     assert image.gsd == pytest.approx(30, rel=2e-3) and image.latitude == pytest.approx(40.47, abs=0.1)
     rgb, valid = image.read(10, 20, 16, 24)
     assert np.array_equal(rgb, picture[:, 10:26, 20:44]) and valid.all()
@@ -26,7 +26,7 @@ def test_finer_pixels_are_averaged_onto_the_models(write_raster):
     fine = np.kron(np.random.default_rng(0).integers(30, 200, (3, 20, 30)), np.ones((3, 3))).astype(np.uint8)
     path = write_raster("fine.tif", fine, transform=from_origin(450_000, 4_480_000, 10, 10))
     image = open_image(path, *NEAR)
-    assert image.warped and (image.height, image.width) == (20, 30) and image.gsd == pytest.approx(30, rel=2e-3)
+    assert image.warped and image.grid.shape == (20, 30) and image.gsd == pytest.approx(30, rel=2e-3)
     rgb, valid = image.read(0, 0, 20, 30)
     assert valid.all() and np.abs(rgb.astype(int) - fine[:, 1::3, 1::3]).max() <= 1
 
@@ -34,15 +34,16 @@ def test_finer_pixels_are_averaged_onto_the_models(write_raster):
 def test_degrees_become_meters_in_utm_also_in_the_south(write_raster, picture):
     path = write_raster("degrees.tif", picture, crs="EPSG:4326", transform=from_origin(-70.5, -33, 0.0003, 0.0003))
     image = open_image(path, 20, 40)
-    crs, gsd = rasterio.crs.CRS.from_wkt(image.crs), image.transform[0]
-    assert crs.to_epsg() == 32719 and 25 < gsd < 34 and image.latitude < 0 and image.transform[4] == -gsd
+    crs, gsd = rasterio.crs.CRS.from_wkt(image.grid.crs), image.grid.transform[0]
+    assert crs.to_epsg() == 32719 and 25 < gsd < 34 and image.latitude < 0
+    assert image.grid.transform[4] == -gsd
 
 
 def test_a_rotated_image_becomes_upright_and_its_corners_are_not_valid(write_raster, picture):
     turned = Affine.translation(450_000, 4_480_000) * Affine.rotation(20) * Affine.scale(30, -30)
     image = open_image(write_raster("turned.tif", picture, transform=turned), *NEAR)
-    rgb, valid = image.read(0, 0, image.height, image.width)
-    assert 0.4 < valid.mean() < 0.95 and not valid[0, 0] and valid[image.height // 2, image.width // 2]
+    rgb, valid = image.read(0, 0, image.grid.height, image.grid.width)
+    assert 0.4 < valid.mean() < 0.95 and not valid[0, 0] and valid[image.grid.height // 2, image.grid.width // 2]
 
 
 def test_a_model_of_a_range_of_pixel_sizes_takes_those_within_it(write_raster, picture):
@@ -97,7 +98,7 @@ def test_reflectance_is_stretched_and_a_warning_names_the_values(write_raster, p
 
 def test_bands_are_found_by_name_and_taken_by_number_or_name(write_raster, picture):
     path = write_raster("four.tif", np.concatenate([picture[:1] // 2, picture[::-1]]), photometric="MINISBLACK")
-    with pytest.raises(UnsupportedImagery, match=r"4 band\(s\).*--bands"):
+    with pytest.raises(UnsupportedImagery, match="4 bands.*--bands"):
         open_image(path, *NEAR)
     assert open_image(path, *NEAR, bands=[4, 3, 2]).bands == (4, 3, 2)
     with rasterio.open(path, "r+") as file:
@@ -127,7 +128,7 @@ def test_an_image_without_coordinates_needs_the_size_of_its_pixels(tmp_path, pic
         open_image(path, *NEAR)
     with pytest.warns(UserWarning, match="has no coordinates, .* a pixel is 25 m wide"):
         image = open_image(path, *NEAR, gsd=25.0)
-    assert image.crs is None and image.gsd == 25 and np.array_equal(image.read(0, 0, 64, 80)[0], picture)
+    assert image.grid.crs is None and image.gsd == 25 and np.array_equal(image.read(0, 0, 64, 80)[0], picture)
 
 
 def test_what_cannot_be_read_or_shows_nothing_is_refused(tmp_path, write_raster, picture):
