@@ -18,6 +18,8 @@ import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 CHAPTERS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+PACKAGE = ROOT / "sat2dem_core"
+OPENERS = ("rasterio.open", "open_rasterio", "rioxarray.open_rasterio", "WarpedVRT", "rasterio.vrt.WarpedVRT")
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 
@@ -162,3 +164,14 @@ def test_what_the_package_imports_is_declared_and_what_is_declared_is_imported()
     assert not undeclared, {name: used[name] for name in undeclared}
     for_pandas = {"tabulate", "jinja2"}
     assert modules - for_pandas <= used.keys()
+
+
+def test_rasters_are_opened_for_reading_in_one_place():
+    """Other rules for masks, scale or place would follow from a second door."""
+    elsewhere = [path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE / "rasters"]
+    calls = [
+        f"{path.relative_to(PACKAGE)}:{node.lineno}" for path in elsewhere
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in OPENERS
+    ]
+    assert len(elsewhere) > 40 and not calls, f"read through sat2dem_core.rasters.reader instead: {calls}"

@@ -1,11 +1,13 @@
 import subprocess
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import rasterio
 import rioxarray
 import xarray as xr
+from pyproj import Transformer
 from rio_cogeo.cogeo import cog_validate
 
 from sat2dem_core.dataset.scenes import open_scene
@@ -169,6 +171,91 @@ def test_the_sun_determines_how_tiles_are_mirrored(
     assert np.abs(np.flip(bands(result.path), axes) - whole).max() < 0.05
 
 
+def test_the_suns_azimuth_counts_from_true_north_on_any_grid(hills, tmp_path, tiny_weights):
+    """A polar grid whose columns point west of north by 90 degrees gives the relief that a UTM grid gives."""
+    to_utm = Transformer.from_crs("EPSG:4326", "EPSG:32608", always_xy=True).transform(-135, 70)
+    to_polar = Transformer.from_crs("EPSG:4326", "EPSG:3413", always_xy=True).transform(-135, 70)
+    utm, polar = (rasterio.Affine(30, 0, x - 1920, 0, -30, y + 1920) for x, y in (to_utm, to_polar))
+    image = xr.DataArray(hills.rgb.values[:, :128, :128], dims=("band", "y", "x"))
+    image = image.rio.write_crs("EPSG:32608").rio.write_transform(utm)
+    image.rio.to_raster(tmp_path / "utm.tif")
+    turned = image.rio.reproject("EPSG:3413", transform=polar, shape=(128, 128), resampling=2, nodata=0)
+    turned.rio.to_raster(tmp_path / "polar.tif")
+
+    def relief(name, **settings):
+        made = predict(
+            tmp_path / name, tmp_path / "dem.tif", tiny_weights, progress=False, caution=False, overwrite=True,
+            **settings,
+        )
+        dem = rioxarray.open_rasterio(made.path, masked=True).squeeze()
+        return dem.rio.reproject("EPSG:32608", transform=utm, shape=(128, 128), nodata=np.nan).values[16:-16, 16:-16]
+
+    def agreement(a, b):
+        known = np.isfinite(a) & np.isfinite(b)
+        return np.corrcoef(a[known], b[known])[0, 1]
+
+    for settings in ({}, {"sun": 135}, {"sun": 300}):
+        assert agreement(relief("utm.tif", **settings), relief("polar.tif", **settings)) > 0.9, settings
+    assert agreement(relief("utm.tif", sun=135), relief("polar.tif", sun=225)) < 0.9
+
+
+def test_all_files_are_written_together_or_none(made, tmp_path, full_disk, listing):
+    (tmp_path / "dem-interval.tif").write_text("precious", encoding="utf-8")
+    with pytest.raises(OutputExists, match="dem-interval.tif exists: .* --overwrite"):
+        made(style=True)
+    assert not (tmp_path / "dem.tif").exists() and not parts(tmp_path / "dem.tif").exists()
+    with full_disk(60_000), pytest.raises(CannotWrite):
+        made(style=True, overwrite=True)
+    assert (tmp_path / "dem-interval.tif").read_text(encoding="utf-8") == "precious"
+    result = made(style=True, overwrite=True)
+    assert set(listing(tmp_path)) >= {"dem.tif", "dem.qml", "dem-interval.tif", "dem-domain.tif"}
+    assert (result.interval, result.domain) == (tmp_path / "dem-interval.tif", tmp_path / "dem-domain.tif")
+    alone = made("alone.tif", interval=None, domain=None)
+    assert alone.interval is None and alone.domain is None and not list(tmp_path.glob("alone-*"))
+
+
+def test_a_prediction_killed_between_its_files_is_completed_by_the_same_command(
+    made, bands, whole, tmp_path, monkeypatch
+):
+    replace_file = Path.replace
+
+    def killed(self, target):
+        if Path(target).name == "dem.tif":  # the last of its files
+            raise KeyboardInterrupt
+        return replace_file(self, target)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "replace", killed)
+        made()
+    assert (tmp_path / "dem-interval.tif").exists() and not (tmp_path / "dem.tif").exists()
+    assert np.array_equal(bands(made().path), whole) and not parts(tmp_path / "dem.tif").exists()
+
+
+def test_no_file_that_is_read_is_written_over(made, hills_image, tmp_path, tiny_weights, write_raster, slope):
+    before = hills_image.read_bytes()
+    anchors = write_raster("anchors.tif", slope)
+    for settings in (
+        {"name": hills_image.name}, {"interval": hills_image}, {"domain": anchors, "anchors": anchors},
+    ):
+        with pytest.raises(OutputExists, match="is a file that the prediction reads"):
+            made(**{"overwrite": True} | settings)
+    (tmp_path / "link.tif").symlink_to(hills_image)
+    with pytest.raises(OutputExists, match="link.tif is a file that the prediction reads"):
+        made("link.tif", overwrite=True)
+    assert hills_image.read_bytes() == before
+
+
+def test_names_of_files_that_make_no_sense_are_refused(made, tmp_path):
+    for name, settings, words in (
+        ("a.zarr", {"interval": tmp_path / "i.tif"}, "holds interval and distance"),
+        ("a.zarr", {"style": True}, "store"),
+        ("a.tif", {"interval": tmp_path / "i.zarr"}, "i.zarr is no GeoTIFF"),
+        ("a.tif", {"interval": tmp_path / "a.tif"}, "name of its own"),
+    ):
+        with pytest.raises(InvalidConfig, match=words):
+            made(name, **settings)
+
+
 def test_zarr_and_a_cluster_give_what_a_file_gives(made, bands, whole, cluster):
     stores = made("local.zarr").path, made("cluster.zarr", client=cluster).path
     assert np.abs(bands(made("b.tif", client=cluster).path) - whole).max() < 1e-3
@@ -243,6 +330,7 @@ def test_images_too_small_or_too_empty_and_bad_settings_are_refused(
         predict(write_raster("empty.tif", picture, nodata=0), tmp_path / "o.tif", tiny_weights, progress=False)
     with pytest.raises(InvalidConfig, match=".tif or .zarr"):
         made("dem.png")
-    for wrong in ({"overlap": 1.0}, {"batch": 0}):
+    nan = float("nan")
+    for wrong in ({"overlap": 1.0}, {"batch": 0}, {"gsd": nan}, {"gsd": 0}, {"gsd": -30}, {"sun": nan}):
         with pytest.raises(InvalidConfig, match=next(iter(wrong))):
             made(**wrong)

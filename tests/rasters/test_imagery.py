@@ -111,6 +111,57 @@ def test_bands_are_found_by_name_and_taken_by_number_or_name(write_raster, pictu
             open_image(path, *NEAR, bands=wrong)
 
 
+def named(write_raster, names: str, file: str = "image.tif", **tags):
+    """A raster whose bands, with these names, each hold their own number."""
+    names = names.split()
+    values = np.stack([np.full((64, 80), number, np.uint8) for number in range(1, len(names) + 1)])
+    path = write_raster(file, values, photometric="MINISBLACK")
+    with rasterio.open(path, "r+") as raster:
+        raster.descriptions = names
+        raster.update_tags(**tags)
+    return path
+
+
+@pytest.mark.parametrize(("names", "expected"), [
+    ("SR_B1 SR_B2 SR_B3 SR_B4 SR_B5 SR_B7", (3, 2, 1)),  # Landsat 4 to 7
+    ("SR_B1 SR_B2 SR_B3 SR_B4 SR_B5 SR_B6 SR_B7", (4, 3, 2)),  # Landsat 8 and 9
+    ("B01 B02 B03 B04 B08 B11", (4, 3, 2)),  # Sentinel-2, and Harmonized Landsat and Sentinel
+    ("B2 B3 B4 B8 B8A B11 B12", (3, 2, 1)),  # Sentinel-2 as Earth Engine names it
+    ("B1 B2 B3 B4 B5 B6 B7 B8 B9 B10 B11", (4, 3, 2)),  # Landsat 8, level 1
+    ("nir blue green red", (4, 3, 2)),
+])
+def test_missions_are_told_apart_by_their_bands(write_raster, names, expected):
+    image = open_image(named(write_raster, names), *NEAR)
+    assert image.bands == expected
+    assert [int(band.flat[0]) for band in image.read(0, 0, 8, 8)[0]] == list(expected)
+
+
+@pytest.mark.parametrize("names", ["B2 B3 B4", "SR_B2 SR_B3 SR_B4", "B1 B2 B3 B4 B5 B6 B7"])
+def test_bands_that_fit_several_missions_are_asked_about(write_raster, names):
+    with pytest.raises(UnsupportedImagery, match="fit several missions: .* Landsat 8 and 9 .* --bands .* 4 to 7 as"):
+        open_image(named(write_raster, names), *NEAR)
+    late, early = (names.split().index(names.split()[0][:-1] + number) + 1 for number in "43")
+    for file in ("LC08_L2SP_034032.tif", "S2B_MSIL2A_20230604.tif"):
+        assert open_image(named(write_raster, names, file), *NEAR).bands[0] == late
+    if "B1" in names:
+        assert open_image(named(write_raster, names, "LT05_L2SP_034032.tif"), *NEAR).bands[0] == early
+        assert open_image(named(write_raster, names, SPACECRAFT_ID="LANDSAT_7"), *NEAR).bands[0] == early
+        assert open_image(named(write_raster, names, SPACECRAFT_ID="LANDSAT_9"), *NEAR).bands[0] == late
+    else:
+        with pytest.raises(UnsupportedImagery, match="lacks band 1 of its mission"):
+            open_image(named(write_raster, names, "LT05_L2SP_034032.tif"), *NEAR)
+
+
+def test_one_band_is_refused_with_advice_that_fits(write_raster, picture):
+    with pytest.raises(UnsupportedImagery, match="has 1 band, .* gdalbuildvrt -separate"):
+        open_image(write_raster("gray.tif", picture[0]), *NEAR)
+    path = write_raster("palette.tif", picture[0] // 16, photometric="PALETTE")
+    with rasterio.open(path, "r+") as file:
+        file.write_colormap(1, {value: (16 * value, 0, 0, 255) for value in range(16)})
+    with pytest.raises(UnsupportedImagery, match="palette indices: .* gdal_translate -expand rgb"):
+        open_image(path, *NEAR)
+
+
 def test_a_band_order_that_looks_wrong_is_named(write_raster, picture):
     picture[2] = picture[0] // 2 + 128
     picture[0] //= 2
