@@ -1,6 +1,7 @@
 """What a prediction would do with an image, found out in seconds: ``sat2dem info``."""
 
 import os
+import re
 import time
 import warnings
 from collections.abc import Sequence
@@ -80,7 +81,7 @@ class Preview:
         if self.distance is not None:
             domain = f"median {self.distance:.2g}; {self.outside:.0%} of the tiles lie outside (above 1)"
         lines = {
-            "image": self.image, "size": f"{self.size[0]} x {self.size[1]} px, {self.dtype}",
+            "image": re.split(r"[/\\]", self.image)[-1], "size": f"{self.size[0]} x {self.size[1]} px, {self.dtype}",
             "red, green, blue": f"bands {', '.join(map(str, self.bands))}{names}",
             "nodata": f"{blank}; {self.nodata_share:.1%} of the pixels hold no data",
             "ground sampling distance": f"{self.gsd:.4g} m",
