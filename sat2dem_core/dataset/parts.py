@@ -15,13 +15,16 @@ from sat2dem_core.errors import InvalidConfig, NoTiles, WrongShape
 if TYPE_CHECKING:
     import xarray as xr
 
+GIVEN = "given in Python"  # how the source of such data ends
+
 
 @dataclass(frozen=True)
 class Data:
     """Training, validation and test tiles, and their normalization.
 
     ``rgb`` and ``dem`` of the tiles may be any array that a list of positions indexes, such as a Zarr array: one that
-    is not a NumPy array is read batch by batch. Random crops are cut from ``region``.
+    is not a NumPy array is read batch by batch. Random crops are cut from ``region``. ``source`` names in words where
+    the tiles come from; a run records it.
     """
 
     train: Tiles
@@ -29,9 +32,10 @@ class Data:
     test: Tiles
     normalization: Normalization
     region: "xr.Dataset | None" = None
+    source: str = f"tiles {GIVEN}"
 
     def fingerprint(self) -> str:
-        """SHA-256 of all tiles and the normalization."""
+        """SHA-256 of all tiles and the normalization; the same tiles from another source have the same."""
         parts = [part.fingerprint() for part in (self.train, self.validation, self.test)]
         if self.region is not None:
             pixels = (np.ascontiguousarray(self.region[name].values).data for name in ("rgb", "dem"))
@@ -51,7 +55,7 @@ def prepare(config: Config, scene: "xr.Dataset | None" = None) -> Data:
         NoTiles: the scene or the store is too small for the split.
         NoElevation, FlatElevation: see :meth:`sat2dem_core.dataset.normalize.Normalization.fit`.
     """
-    region = None
+    region, source = None, source_of(config, scene)
     if scene is None and config.scene.endswith(".zarr"):
         from sat2dem_core.dataset.store import read_parts  # needs zarr; a scene does not
 
@@ -68,7 +72,49 @@ def prepare(config: Config, scene: "xr.Dataset | None" = None) -> Data:
         parts = _cut_parts(config, scene)
         region = divide(scene)[0] if config.crops else None
     extremes = np.concatenate([_extremes(part) for part in parts])
-    return Data(*parts, Normalization.fit(config.normalization, extremes), region)
+    return Data(*parts, Normalization.fit(config.normalization, extremes), region, source)
+
+
+def every_tile(config: Config, scene: "xr.Dataset | None" = None) -> tuple[Tiles, str]:
+    """All tiles of a scene or a store, whole and side by side, to score a run of ``config`` that has seen none of them.
+
+    Tiles of a scene with any nodata are left out; those of a store stay on disk.
+
+    Args:
+        scene: a Dataset of your own in place of ``config.scene``.
+
+    Returns:
+        The tiles, and where they come from, in words.
+
+    Raises:
+        UnknownName, DamagedStore: there is no such scene, or no such store.
+        WrongShape: the store's tiles have another size than the run's.
+        NoTiles: the scene is smaller than a tile, or every tile has nodata.
+    """
+    if scene is None and config.scene.endswith(".zarr"):
+        from sat2dem_core.dataset.store import open_store, read_tiles
+
+        pairs = np.flatnonzero(open_store(config.scene).nodata_share.values < 1)
+        tiles = read_tiles(config.scene, pairs, lazy=True)
+        if tiles.size != config.tile:
+            raise WrongShape(
+                f"the tiles of {config.scene} have {tiles.size} px, and the run's have {config.tile} px: give a store "
+                "of such tiles, or a scene"
+            )
+        return tiles, source_of(config)
+    source = source_of(config, scene)
+    if scene is None:
+        from sat2dem_core.dataset.scenes import open_scene
+
+        scene = open_scene(config.scene)
+    return cut(scene, config.tile), source
+
+
+def source_of(config: Config, scene: "xr.Dataset | None" = None) -> str:
+    """Where the data of a config or of a Dataset in its place come from, in words."""
+    if scene is None:
+        return f"{'store' if config.scene.endswith('.zarr') else 'scene'} {config.scene}"
+    return f"scene {scene.attrs['name']}, {GIVEN}" if scene.attrs.get("name") else f"a scene {GIVEN}"
 
 
 def _extremes(tiles: Tiles) -> np.ndarray:

@@ -22,16 +22,16 @@ from safetensors.torch import save
 from sat2dem_core.config import Config
 from sat2dem_core.dataset.augment import relief_unit
 from sat2dem_core.dataset.normalize import Normalization
-from sat2dem_core.dataset.parts import Data, prepare
+from sat2dem_core.dataset.parts import Data
 from sat2dem_core.digest import digest
-from sat2dem_core.errors import DamagedCheckpoint, RunExists, UnknownName, UnsafeWeights
+from sat2dem_core.errors import DamagedCheckpoint, UnknownName, UnsafeWeights
 from sat2dem_core.models.device import pick_device
 from sat2dem_core.models.networks import UNet
 from sat2dem_core.paths import data_folder, downloads
 from sat2dem_core.prediction.confidence import Domain, Interval
 from sat2dem_core.rasters.atomic import replacing
 from sat2dem_core.rasters.download import fetch
-from sat2dem_core.training.checkpoints import Model, load_checkpoint, load_model
+from sat2dem_core.training.checkpoints import Model, check_data, load_checkpoint, load_model, training_data
 
 DEFAULT = "relief"
 PICKLES = (".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".bin")
@@ -207,15 +207,16 @@ def pack(folder: str | os.PathLike, data: Data | None = None, most: int = 512) -
     path = folder / f"weights-{meta['sha256'][:12]}-{digest(['weights', 'confidence'])}.safetensors"
     if path.is_file():
         return path
-    data = prepare(model.config) if data is None else data
-    if data.fingerprint() != meta["data"]:
-        raise RunExists(
-            f"{folder} was trained on other data than scene {model.config.scene}: pack it with pack(folder, data=...)"
-        )
+    advice = "pack it with pack(folder, data=...)"
+    if data is None:
+        data = training_data(meta, folder, advice)
+    else:
+        check_data(meta, data, folder, advice)
     error = _validation_error(model, data, _evenly(len(data.validation), most))
     gsd = float(np.sqrt(data.train.gsd[0] * data.train.gsd[1]))
     card = {
-        "name": folder.name, "data": f"scene {model.config.scene}, its training part", "seed": model.config.seed,
+        "name": folder.name, "data": f"the training part of {meta.get('source', data.source)}",
+        "seed": model.config.seed,
         "limits": "an interval of one width, from the run's own validation tiles, which chose its checkpoint",
     }
     return save_weights(

@@ -7,12 +7,13 @@ JSON is renamed into place; ``best.previous.json`` is the one before. No pickle 
 
 import hashlib
 import json
+import math
 import os
 import warnings
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -23,12 +24,16 @@ from torch import Tensor
 
 from sat2dem_core.config import Config
 from sat2dem_core.dataset.normalize import Normalization, scale_image
-from sat2dem_core.dataset.parts import Data
-from sat2dem_core.errors import CannotWrite, DamagedCheckpoint, RunExists
+from sat2dem_core.dataset.parts import GIVEN, Data, every_tile, prepare, source_of
+from sat2dem_core.dataset.tiles import Tiles
+from sat2dem_core.errors import CannotWrite, DamagedCheckpoint, RunExists, Sat2DEMError
 from sat2dem_core.models.device import pick_device
 from sat2dem_core.models.methods import Method, build_method
 from sat2dem_core.models.networks import UNet
 from sat2dem_core.rasters.atomic import replacing
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 
 def save_checkpoint(folder: Path, name: str, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
@@ -148,6 +153,41 @@ def same_run(meta: dict[str, Any], identity: dict[str, Any], folder: Path, accep
     )
 
 
+def check_data(meta: dict[str, Any], data: Data, folder: Path, advice: str) -> None:
+    """Check that a run was trained on these data.
+
+    Args:
+        meta: the description of one of the run's checkpoints.
+        folder: the run's folder, for the message.
+        advice: what to do otherwise, for the message.
+
+    Raises:
+        RunExists: it was trained on other data; the message names them, if the run recorded them.
+    """
+    if data.fingerprint() == meta.get("data"):
+        return
+    source = meta.get("source", f"other data than {data.source}")  # runs of earlier versions have none
+    change = ", whose pixels were different then" if source == data.source else ""
+    raise RunExists(f"{folder} was trained on {source}{change}: {advice}")
+
+
+def training_data(meta: dict[str, Any], folder: Path, advice: str) -> Data:
+    """Prepare the data that a run's config names, and check that the run was trained on them; see :func:`check_data`.
+
+    Raises:
+        RunExists: it was trained on other data.
+        Sat2DEMError: the data cannot be prepared; see :func:`sat2dem_core.dataset.parts.prepare`.
+    """
+    try:
+        data = prepare(Config(**meta["config"]))
+    except Sat2DEMError as error:
+        if meta.get("source", "").endswith(GIVEN):  # what the config names was never used
+            raise RunExists(f"{folder} was trained on {meta['source']}: {advice}") from error
+        raise
+    check_data(meta, data, folder, advice)
+    return data
+
+
 @dataclass(frozen=True)
 class Model:
     """A trained generator, and how to read its output.
@@ -225,3 +265,69 @@ class Run:
     def model(self, checkpoint: str = "best") -> Model:
         """The model of a checkpoint, ``"best"`` or ``"last"``."""
         return load_model(self.folder / f"{checkpoint}.json")
+
+
+class Subject(NamedTuple):
+    """What a run is scored on.
+
+    Attributes:
+        tiles: to score.
+        train: tiles to fit the baselines to.
+        text: a sentence that says which tiles these are.
+    """
+
+    tiles: Tiles
+    train: Tiles
+    text: str
+
+
+def tiles_to_score(folder: str | os.PathLike, scene: str | None = None, pair: "xr.Dataset | None" = None) -> Subject:
+    """The tiles to score a run on: those held out from its own data, or every tile of another scene or store.
+
+    Where a scene or store holds what the run was trained on, or has its name, its held-out tiles alone are scored.
+    Baselines are fitted to the run's training tiles, where its config still names them, and else to the scored tiles.
+
+    Args:
+        folder: of the run.
+        scene: another scene or store, as :class:`sat2dem_core.config.Config` names it.
+        pair: another scene as a Dataset; see :func:`sat2dem_core.dataset.scenes.open_pair`.
+
+    Raises:
+        DamagedCheckpoint: the folder holds no run.
+        RunExists: no other scene is given, and the run was trained on other data than its config names.
+        Sat2DEMError: the tiles cannot be had; see :func:`sat2dem_core.dataset.parts.every_tile`.
+    """
+    folder = Path(folder)
+    meta = load_checkpoint(folder / "best.json")[1]
+    advice = "say what to score it on with --scene, --store, or --image and --truth"
+    if scene is None and pair is None:
+        return _held_out(training_data(meta, folder, advice))
+    own = Config(**meta["config"])
+    config = own if scene is None else replace(own, scene=scene)
+    with suppress(Sat2DEMError):  # too small for three parts, for example
+        data = prepare(config, pair)
+        if data.fingerprint() == meta.get("data") or _name(data.source) == _name(meta.get("source", source_of(own))):
+            return _held_out(data)
+    tiles, source = every_tile(config, pair)
+    text = f"scored on all {len(tiles)} tiles of {_name(source)}; {folder} was trained on"
+    try:
+        data = training_data(meta, folder, advice)
+    except Sat2DEMError:
+        trained_on = meta.get("source", "data that it did not record")
+        return Subject(tiles, tiles, f"{text} {trained_on}, and the baselines are fitted to the scored tiles")
+    size, trained = (math.sqrt(math.prod(part.gsd)) for part in (tiles, data.train))
+    if not 0.9 < size / trained < 1.1:
+        warnings.warn(
+            f"{_name(source)} has pixels of {size:.0f} m, and the run was trained on {trained:.0f} m: "
+            "resample the scene first, unless that is what you test", stacklevel=2,
+        )
+    trained_on = meta.get("source", data.source)
+    return Subject(tiles, data.train, f"{text} {trained_on}, and the baselines are fitted to its training tiles")
+
+
+def _held_out(data: Data) -> Subject:
+    return Subject(data.test, data.train, f"scored on the {len(data.test)} held-out tiles of {_name(data.source)}")
+
+
+def _name(source: str) -> str:
+    return source.removesuffix(f", {GIVEN}")

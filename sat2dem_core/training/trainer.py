@@ -136,7 +136,8 @@ class _Trainer:
         self.group.wait()  # nobody reads what the first has not written
 
     def _write_settings(self) -> None:
-        for name, content in {"config": self.identity, "environment": self.environment}.items():
+        settings = self.identity | {"source": self.data.source}
+        for name, content in {"config": settings, "environment": self.environment}.items():
             with replacing(self.folder / f"{name}.json") as temporary:
                 temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
 
@@ -265,8 +266,8 @@ class _Trainer:
         return weights | {f"weights.generator.{name}": tensor for name, tensor in self.generator.state_dict().items()}
 
     def _meta(self) -> dict[str, Any]:
-        normalization = asdict(self.data.normalization)
-        return self.identity | {"normalization": normalization, "step": self.step, "best": self.best, "log": self.rows}
+        data = {"source": self.data.source, "normalization": asdict(self.data.normalization)}
+        return self.identity | data | {"step": self.step, "best": self.best, "log": self.rows}
 
     def _save_last(self) -> None:
         """Write everything that :meth:`resume` reads."""

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from sat2dem_core.config import preset
-from sat2dem_core.dataset.parts import prepare
+from sat2dem_core.dataset.parts import Data, every_tile, prepare
+from sat2dem_core.dataset.scenes import open_scene
 from sat2dem_core.errors import InvalidConfig, NoTiles, WrongShape
 
 
@@ -58,3 +59,23 @@ def test_a_store_is_a_scene_to_train_on(many):
     assert 990 < data.normalization.low < 1010 and 1630 < data.normalization.high < 1640
     with pytest.raises(WrongShape, match="have 256 px: set tile=256"):
         prepare(preset("cpu", scene=str(many), tile=64))
+
+
+def test_every_tile_of_a_store_or_a_scene(many, hills, small, monkeypatch):
+    tiles, source = every_tile(preset("cpu", scene=str(many), tile=256))
+    assert len(tiles) == 64 and source == f"store {many}"
+    with pytest.raises(WrongShape, match="have 256 px, and the run's have 64 px: give a store of such tiles, or a sc"):
+        every_tile(preset("cpu", scene=str(many), tile=64))
+    tiles, source = every_tile(small, hills)
+    assert len(tiles) == 4 * 5 and source == "scene hills, given in Python"
+    holed = hills.assign(dem=hills.dem.where(hills.x > hills.x[0]))
+    assert len(every_tile(small, holed)[0]) == 4 * 4
+
+
+def test_data_name_their_source_and_the_same_tiles_have_one_fingerprint(many, hills, small):
+    named, given = prepare(small), prepare(small, open_scene("rocky-mountain"))
+    assert named.source == "scene rocky-mountain" and given.source == "scene rocky-mountain, given in Python"
+    assert named.fingerprint() == given.fingerprint()
+    assert prepare(small, hills.assign_attrs(name=None)).source == "a scene given in Python"
+    assert prepare(preset("cpu", scene=str(many), tile=256)).source == f"store {many}"
+    assert Data(named.train, named.validation, named.test, named.normalization).source == "tiles given in Python"

@@ -9,6 +9,7 @@ import torch
 from file_server import file_server
 from safetensors.torch import save_file
 
+from sat2dem_core.dataset.parts import prepare
 from sat2dem_core.errors import DamagedCheckpoint, DamagedDownload, RunExists, UnknownName, UnsafeWeights
 from sat2dem_core.prediction.weights import DEFAULT, load_weights, pack, save_weights, shipped
 from sat2dem_core.training.checkpoints import load_model
@@ -50,9 +51,12 @@ def test_the_interval_of_a_run_covers_nine_tenths_of_its_validation_errors(train
 
 def test_a_run_on_data_of_its_own_is_not_packed_with_other_data(small, make_scene, tmp_path):
     run = train(replace(small, steps=2), scene=make_scene(128, 192), run=tmp_path / "own", progress=False)
-    with pytest.raises(RunExists, match="other data"):
+    with pytest.raises(RunExists, match=r"own was trained on scene hills, given in Python: pack it with pack\("):
         load_weights(run.folder)
-    assert load_weights(pack(run.folder, run.data)).relative
+    with pytest.raises(RunExists, match="trained on scene hills, given in Python, whose pixels were different then"):
+        pack(run.folder, prepare(small, make_scene(160, 128)))
+    weights = load_weights(pack(run.folder, run.data))
+    assert weights.relative and weights.card["data"] == "the training part of scene hills, given in Python"
 
 
 def test_an_unknown_name_lists_the_valid_ones(tmp_path):

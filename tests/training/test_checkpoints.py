@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from sat2dem_core.errors import CannotWrite, DamagedCheckpoint, Sat2DEMError
+from sat2dem_core.config import Config
+from sat2dem_core.dataset.parts import every_tile, prepare
+from sat2dem_core.errors import CannotWrite, DamagedCheckpoint, RunExists, Sat2DEMError
 from sat2dem_core.rasters.atomic import replacing
-from sat2dem_core.training.checkpoints import load_checkpoint, load_model, save_checkpoint
+from sat2dem_core.training.checkpoints import load_checkpoint, load_model, save_checkpoint, tiles_to_score
 
 SMALL, LARGE = {"w": torch.arange(6.0).view(2, 3)}, {"w": torch.arange(9000.0)}
 
@@ -199,3 +201,65 @@ def test_no_pickle_is_ever_loaded(run):
     rewrite(run, sha256=hashlib.sha256(weights.read_bytes()).hexdigest())
     with pytest.raises(DamagedCheckpoint, match=rf"{weights.name} is no safetensors file"):
         load_model(run)
+
+
+# --- what a run is scored on ------------------------------------------------------------------------------------------
+
+
+def edit(folder, **changes):
+    """Rewrite entries of the description of a run's best checkpoint; None removes one."""
+    meta = json.loads((folder / "best.json").read_text(encoding="utf-8")) | changes
+    meta = {key: value for key, value in meta.items() if value is not None}
+    (folder / "best.json").write_text(json.dumps(meta), encoding="utf-8")
+
+
+@pytest.mark.parametrize(("source", "said"), [
+    ("scene hills, given in Python", "was trained on scene hills, given in Python: say what to score it on with --s"),
+    ("scene rocky-mountain", "was trained on scene rocky-mountain, whose pixels were different then: say what"),
+    (None, "was trained on other data than scene rocky-mountain: say what"),
+])
+def test_a_run_on_other_data_than_its_config_names_is_not_scored_on_these(run, source, said):
+    edit(run, source=source)
+    with pytest.raises(RunExists, match=said):
+        tiles_to_score(run)
+
+
+def test_a_config_that_fits_no_scene_is_not_what_the_message_is_about(run):
+    meta = load_checkpoint(run / "best.json")[1]
+    edit(run, config=meta["config"] | {"scene": "none.zarr"})
+    with pytest.raises(RunExists, match="was trained on scene hills, given in Python: say"):
+        tiles_to_score(run)
+    edit(run, source="store none.zarr")
+    with pytest.raises(Sat2DEMError, match="none.zarr does not exist"):
+        tiles_to_score(run)
+
+
+@pytest.mark.parametrize("change", [0, 1])
+def test_of_the_scene_that_a_run_was_trained_on_only_held_out_tiles_are_scored(trained, hills, change):
+    """Also where its elevation is another one by now."""
+    tiles, train, text = tiles_to_score(trained.folder, pair=hills.assign(dem=hills.dem + change))
+    assert (tiles.ids, train.ids) == (trained.data.test.ids, trained.data.train.ids)
+    assert text == "scored on the 4 held-out tiles of scene hills"
+
+
+def test_of_another_scene_every_tile_is_scored(trained, make_scene):
+    """Baselines are fitted to the run's training tiles where its config names them."""
+    other = make_scene(64, 96, "elsewhere")
+    tiles, train, text = tiles_to_score(trained.folder, pair=other)
+    assert len(tiles) == 6 and train is tiles
+    assert text == (
+        f"scored on all 6 tiles of scene elsewhere; {trained.folder} was trained on scene hills, given in Python, and "
+        "the baselines are fitted to the scored tiles"
+    )
+    tiles, _, text = tiles_to_score(trained.folder, "rocky-mountain")
+    assert tiles.ids == every_tile(trained.model().config)[0].ids and "all 64 tiles of scene rocky-mountain" in text
+
+
+def test_baselines_are_fitted_to_the_training_tiles_that_a_config_names(run, make_scene):
+    own = prepare(Config(**load_checkpoint(run / "best.json")[1]["config"]))
+    edit(run, data=own.fingerprint(), source=None)
+    assert tiles_to_score(run).tiles.ids == tiles_to_score(run, "rocky-mountain").tiles.ids == own.test.ids
+    with pytest.warns(UserWarning, match="elsewhere has pixels of 30 m, and the run was trained on 146 m: resample"):
+        tiles, train, text = tiles_to_score(run, pair=make_scene(64, 96, "elsewhere"))
+    assert len(tiles) == 6 and train.ids == own.train.ids
+    assert "was trained on scene rocky-mountain, and" in text and text.endswith("fitted to its training tiles")

@@ -86,6 +86,8 @@ def test_run_logs_every_validation_and_keeps_best_and_last(trained, small):
     assert last["step"] == 6 and trained.seconds == last["seconds"] > 0
     assert best["step"] == log.step[log.validation_mae.idxmin()] and best["best"] == log.validation_mae.min()
     assert best["config"]["features"] == small.features and len(best["data"]) == 64 and best["code"]
+    settings = json.loads((trained.folder / "config.json").read_text(encoding="utf-8"))
+    assert best["source"] == last["source"] == settings["source"] == "scene hills, given in Python"
     assert load_checkpoint(trained.folder / "last.previous.json")[1]["step"] == 4
     metas = {path.name: json.loads(path.read_text(encoding="utf-8")) for path in trained.folder.glob("[bl]*.json")}
     named = {name: meta["weights"] for name, meta in metas.items()}
