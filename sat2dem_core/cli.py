@@ -170,13 +170,29 @@ def _add_image_options(predict: argparse.ArgumentParser) -> None:
 
 def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
     evaluate.description = (
-        "Score a run on its held-out tiles, next to baselines; or, with --truth, one DEM against another."
+        "Score a run on its held-out tiles, next to baselines; or, with --truth, one DEM against another. --scene, "
+        "--store or --image score a run on every whole tile of another place, which must be one that it was not "
+        "trained on; of the very scene or store that it was trained on, the held-out tiles alone are scored."
     )
     evaluate.add_argument(
         "what", metavar="DIR|DEM", help="a run's folder, whose best checkpoint is scored; or a raster"
     )
     evaluate.add_argument(
-        "--truth", metavar="DEM", help="the reference DEM for a raster, whose pixels must coincide with the raster's"
+        "--truth", metavar="DEM",
+        help="the reference DEM for a raster, whose pixels must coincide with the raster's; or the elevation of the "
+        "place in --image, on any grid",
+    )
+    other = evaluate.add_mutually_exclusive_group()
+    other.add_argument("--scene", metavar="NAME", help="score the run on this scene, such as rocky-mountain or zion")
+    other.add_argument("--store", metavar="STORE", help="score the run on this store of tiles (.zarr)")
+    other.add_argument("--image", metavar="IMAGE", help="score the run on this image and the elevation in --truth")
+    evaluate.add_argument(
+        "--bands", metavar="R,G,B",
+        help="numbers or names of the image's red, green and blue bands (default: as the file declares them)",
+    )
+    evaluate.add_argument(
+        "--stretch", nargs=2, type=float, metavar=("LOW", "HIGH"),
+        help="values of the image that become black and white; needed unless it is uint8",
     )
     evaluate.add_argument(
         "--band", metavar="BAND",
@@ -434,7 +450,15 @@ def _read(field: Field, text: str) -> Any:
 def _evaluate(args: argparse.Namespace) -> None:
     import pandas as pd
 
-    if args.truth:
+    if args.image and not args.truth:
+        raise InvalidConfig(f"{args.image} needs elevation to be scored: give a DEM of the same place with --truth")
+    if (args.bands or args.stretch) and not args.image:
+        raise InvalidConfig("--bands and --stretch say how to read an image: give it with --image")
+    if args.store and Path(args.store).suffix != ".zarr":
+        raise InvalidConfig(f"{args.store} is no store (.zarr): give the path of one, or a scene's name with --scene")
+    if args.truth and not args.image:
+        if (Path(args.what) / "best.json").is_file():
+            raise InvalidConfig(f"{args.what} is a run: give the image to score it on with --image, next to --truth")
         from sat2dem_core.evaluation.two_rasters import score
 
         comparison = score(
@@ -450,13 +474,21 @@ def _evaluate(args: argparse.Namespace) -> None:
             f"{args.what} is no run's folder: to score a DEM, give the reference to measure it against with --truth"
         )
     else:
-        from sat2dem_core.dataset.parts import prepare
         from sat2dem_core.evaluation.scoring import evaluate
-        from sat2dem_core.training.checkpoints import load_model
+        from sat2dem_core.training.checkpoints import load_model, tiles_to_score
 
-        model = load_model(args.what)
-        data = prepare(model.config)
-        table = evaluate(model, data.test, data.train, mask_water=args.mask_water).table
+        model, pair = load_model(args.what), None
+        if args.image:
+            from sat2dem_core.dataset.scenes import open_pair
+
+            pair = open_pair(
+                args.image, args.truth, bands=args.bands and args.bands.split(","),
+                stretch=args.stretch and tuple(args.stretch), dem_band=args.truth_band,
+            )
+        place = args.scene or args.store
+        tiles, train, text = tiles_to_score(args.what, place and str(Path(place)), pair)
+        print(text)
+        table = evaluate(model, tiles, train, mask_water=args.mask_water).table
     if args.table:
         with replacing(Path(args.table)) as temporary:
             table.to_csv(temporary)

@@ -290,3 +290,53 @@ def test_predict_takes_a_run_and_says_what_is_wrong(run, tmp_path, write_raster,
     settings = ["--bands", "1,2,3", "--gsd", "150", "--no-caution", "--stretch", "0", "255", "--sun", "200"]
     assert main([*command, *settings]) == 0
     assert "relative heights at 150" in capsys.readouterr().out and (out / ".zmetadata").exists()
+
+
+# ---- a run scored elsewhere
+
+
+def test_a_run_on_a_scene_of_ones_own_is_scored_on_no_other_without_a_word(trained, capsys):
+    assert main(["evaluate", str(trained.folder)]) == 1
+    output = capsys.readouterr()
+    assert output.out == "" and output.err == (
+        f"error: {trained.folder} was trained on scene hills, given in Python: say what to score it on with --scene, "
+        "--store, or --image and --truth\n"
+    )
+
+
+def test_a_run_is_scored_on_an_image_and_its_elevation(trained, hills, hills_image, tmp_path, capsys):
+    hills.dem.rio.to_raster(tmp_path / "dem.tif")
+    (hills.rgb.astype(np.uint16) * 100).rio.to_raster(tmp_path / "numbers.tif")
+    command = ["evaluate", str(trained.folder), "--truth", str(tmp_path / "dem.tif")]
+    assert main([*command, "--image", str(hills_image)]) == 0
+    assert capsys.readouterr().out.startswith("scored on the 4 held-out tiles of scene hills\n")
+    numbers = [*command, "--image", str(tmp_path / "numbers.tif"), "--bands", "3,2,1"]
+    assert main(numbers) == 1
+    assert "not uint8" in capsys.readouterr().err
+    assert main([*numbers, "--stretch", "0", "25500", "--table", str(tmp_path / "scores.csv")]) == 0
+    said = f"scored on all 20 tiles of scene numbers; {trained.folder} was trained on scene hills, given in Python, and"
+    assert capsys.readouterr().out.startswith(said)
+    assert (pd.read_csv(tmp_path / "scores.csv").tiles == 20).all()
+
+
+def test_a_run_is_scored_on_another_scene_by_name(trained, run, capsys):
+    assert main(["evaluate", str(trained.folder), "--scene", "rocky-mountain"]) == 0
+    assert "scored on all 64 tiles of scene rocky-mountain; " in capsys.readouterr().out
+    assert main(["evaluate", str(run), "--scene", "rocky-mountain"]) == 0
+    held_out = capsys.readouterr().out
+    assert main(["evaluate", str(run)]) == 0
+    assert capsys.readouterr().out == held_out and "held-out tiles of scene rocky-mountain\n" in held_out
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    (["--image", "a.tif"], "a.tif needs elevation to be scored: give a DEM of the same place with --truth"),
+    (["--truth", "a.tif"], "is a run: give the image to score it on with --image, next to --truth"),
+    (["--store", "tiles"], "tiles is no store (.zarr): give the path of one, or a scene's name with --scene"),
+    (["--store", "none.zarr/"], "none.zarr does not exist: build or import it, or check the path"),
+    (["--scene", "atlantis"], "unknown scene 'atlantis': choose one of rocky-mountain"),
+    (["--stretch", "0", "1"], "--bands and --stretch say how to read an image: give it with --image"),
+])
+def test_mistakes_in_naming_another_scene_end_in_one_sentence(run, options, message, capsys):
+    assert main(["evaluate", str(run), *options]) == 1
+    output = capsys.readouterr()
+    assert output.out == "" and message in output.err and output.err.count("\n") == 1
