@@ -31,7 +31,7 @@ from sat2dem_core.digest import digest
 from sat2dem_core.errors import InvalidConfig, choose
 from sat2dem_core.evaluation.scoring import evaluate
 from sat2dem_core.models.device import processor
-from sat2dem_core.paths import PACKAGE
+from sat2dem_core.paths import repository
 from sat2dem_core.rasters.atomic import replacing
 from sat2dem_core.study.rows import score_columns, tile_rows
 from sat2dem_core.training.checkpoints import Run
@@ -191,16 +191,24 @@ def _write(path: Path, runs: dict[str, Any], new: pd.DataFrame) -> None:
 def provenance(run: Run | None = None) -> dict[str, str]:
     """Where a number comes from: commit, digests of the code that trains and of the code that scores, and machine.
 
+    The commit is that of the clone that holds the package, and empty for an installed package.
+
     Args:
         run: the run whose machine it is; by default, this machine.
     """
-    try:
-        command = ["git", "-C", str(PACKAGE), "rev-parse", "--short", "HEAD"]
-        commit = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        commit = ""
     environment = {"device": processor(), "threads": torch.get_num_threads(), "torch": torch.__version__}
     if run:
         environment = json.loads((run.folder / "environment.json").read_text(encoding="utf-8"))
     machine = f"{environment['device']}, {environment['threads']} threads, torch {environment['torch']}"
-    return {"commit": commit, "code": digest(), "scoring": digest(SCORING), "machine": machine}
+    return {"commit": _commit(), "code": digest(), "scoring": digest(SCORING), "machine": machine}
+
+
+def _commit() -> str:
+    root = repository()
+    if root is None:
+        return ""
+    try:  # the clone's own .git alone: git would also find a repository around it, or one that a hook's GIT_DIR names
+        command = ["git", "--git-dir", str(root / ".git"), "rev-parse", "--short", "HEAD"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import xarray as xr
 
+from sat2dem_core import paths
 from sat2dem_core.cli import main
 from sat2dem_core.dataset.building import assemble
 from sat2dem_core.dataset.grid import PIXELS, Cell
@@ -204,6 +205,49 @@ def test_the_papers_table_is_one_command(stores, tmp_path):
         random.Random(row.version).shuffle(order)
         names = [str(name) for name in open_store(row.scene).tile.values]
         assert set(data.test.ids) == {names[number] for number in order[9:]} == set(tiles.tile[tiles.run == row.run])
+
+
+# --- where a number comes from ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def repository(tmp_path, require_system):
+    """``repository(folder)``: make a git repository with one commit there, and return the commit."""
+    git = require_system("git")
+
+    def make(folder: Path) -> str:
+        run = lambda *words: subprocess.run([git, "-C", folder, *words], check=True, capture_output=True, text=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        run("init")
+        run("-c", "user.name=a", "-c", "user.email=a@b.c", "commit", "--allow-empty", "-m", str(folder))
+        return run("rev-parse", "--short", "HEAD").stdout.strip()
+
+    return make
+
+
+def test_the_commit_is_that_of_the_clone_that_holds_the_package(repository, tmp_path, monkeypatch):
+    around, clone = tmp_path / "project", tmp_path / "project/clone"
+    (clone / "notebooks").mkdir(parents=True)
+    repository(around)
+    monkeypatch.setattr(paths, "PACKAGE", clone / "sat2dem_core")
+    assert runner.provenance()["commit"] == ""  # a copy without history, in somebody's repository
+    commit = repository(clone)
+    assert runner.provenance()["commit"] == commit
+    monkeypatch.setenv("GIT_DIR", str(around / ".git"))  # as git sets it for a hook
+    assert runner.provenance()["commit"] == commit
+    monkeypatch.setenv("PATH", str(tmp_path))  # no git
+    assert runner.provenance()["commit"] == ""
+
+
+def test_an_installed_package_has_no_commit_wherever_its_environment_lies(repository, tmp_path):
+    """Neither somebody's repository around the environment nor the one that the command runs in is its own."""
+    repository(tmp_path)
+    site = tmp_path / ".venv/lib/site-packages"
+    shutil.copytree(paths.PACKAGE, site / "sat2dem_core", ignore=shutil.ignore_patterns("__pycache__"))
+    program = "from sat2dem_core.study import runner; print(runner.__file__, runner.provenance()['commit'], sep='|')"
+    options = {"cwd": tmp_path, "env": os.environ | {"PYTHONPATH": str(site)}, "capture_output": True, "text": True}
+    done = subprocess.run([sys.executable, "-c", program], **options)
+    assert done.stdout == f"{site / 'sat2dem_core/study/runner.py'}|\n", done.stderr
 
 
 @pytest.mark.parametrize(
