@@ -43,6 +43,37 @@ def test_level_terrain_has_no_aspect_and_counts_as_water():
     assert terrain.level(dem)[:, 1:-1, 1:-1].all() and not terrain.level(hills()).any()
 
 
+@pytest.mark.parametrize(("a", "b", "angle"), [
+    (10, 350, 20), (350, 10, 20), (0, 180, 180), (90, 271, 179), (0, 360, 0), (5, 5, 0), (200, 30, 170),
+])
+def test_angle_between_two_directions(a, b, angle):
+    assert terrain.angle_between(torch.tensor(float(a)), torch.tensor(float(b))) == angle
+
+
+def test_each_row_may_have_a_distance_of_its_own():
+    """As in a raster in degrees; the first and the last row have no complete window."""
+    rows, columns = torch.meshgrid(torch.arange(5.0), torch.arange(4.0), indexing="ij")
+    sides = torch.tensor([99.0, 10.0, 20.0, 40.0, 99.0])[:, None]
+    south, east = terrain.gradient(4 * rows + 2 * columns, (sides, sides / 2))
+    torch.testing.assert_close(south[1:-1, 1:-1], 4 / sides[1:-1].expand(3, 2))
+    torch.testing.assert_close(east[1:-1, 1:-1], 4 / sides[1:-1].expand(3, 2))
+
+
+@pytest.mark.parametrize(("height", "width"), [(2, 5), (5, 2), (1, 1), (2, 2)])
+def test_too_few_pixels_for_a_window_have_no_roughness(height, width):
+    assert terrain.roughness(torch.zeros(1, height, width)).isnan().all()
+
+
+def test_roughness_of_a_single_window():
+    dem = torch.tensor([[3.0, 1, 2], [4, 5, 9], [7, 6, 8]])
+    assert terrain.roughness(dem)[1, 1] == 9 - 1 and terrain.roughness(dem).isnan().sum() == 8
+
+
+def test_all_land_lies_between_the_lowest_and_the_highest_elevation():
+    """The Dead Sea's shore at -430 m and Mount Everest at 8849 m, with little more."""
+    assert terrain.LOWEST == -500 and terrain.HIGHEST == 9000
+
+
 def test_nodata_spreads_to_its_neighbors_and_no_farther():
     dem = hills(1)[0]
     dem[10, 10] = torch.nan
@@ -82,6 +113,18 @@ def test_hillshade_is_bright_towards_the_sun_in_the_north_west():
 def test_hillshade_of_a_slope_that_the_sun_meets_at_right_angles_is_full():
     rise = 30 * np.tan(np.radians(45)) / np.sqrt(2)
     np.testing.assert_allclose(terrain.hillshade(plane(rise, rise), SQUARE), 1)
+
+
+def test_hillshade_of_a_plane_is_the_cosine_between_its_normal_and_the_sun():
+    """On pixels of 10 m, 4 m up to the south and 3 m to the east: the normal leans 0.4 north and 0.3 west."""
+    azimuth, height = np.radians(120), np.radians(30)
+    sun = np.array([np.cos(height) * np.sin(azimuth), np.cos(height) * np.cos(azimuth), np.sin(height)])
+    for exaggeration in (1, 2):
+        normal = np.array([-0.3 * exaggeration, 0.4 * exaggeration, 1])
+        expected = max(0, normal @ sun / np.linalg.norm(normal))
+        shade = terrain.hillshade(plane(4, 3), (10.0, 10.0), exaggeration, sun=(120.0, 30.0))
+        np.testing.assert_allclose(shade, expected, atol=1e-12)
+    assert (terrain.hillshade(plane(-40, 3), (10.0, 10.0), sun=(0.0, 30.0)) == 0).all()  # turned away
 
 
 def test_hillshade_keeps_its_scale_so_that_flat_predictions_look_flat():

@@ -1,5 +1,7 @@
 """Normalizations are inverses of each other and follow the paper's equations."""
 
+from dataclasses import FrozenInstanceError
+
 import numpy as np
 import pytest
 import torch
@@ -62,6 +64,28 @@ def test_equations_of_the_paper():
     assert float(offset) == pytest.approx(float(n[0, 0, 0]) + 1)
     assert Normalization("global", **iberia).ssim_range == 1
     assert Normalization("shift", **iberia).ssim_range == pytest.approx(0.6439, abs=1e-4)
+
+
+def test_example_worked_by_hand():
+    """A range of -100 m to 300 m: 200 m a unit, and -1 at -100 m."""
+    dem = torch.tensor([[[-100.0, 100.0], [200.0, 300.0]], [[0.0, 100.0], [torch.nan, 150.0]]])
+    levels = torch.tensor([[[-1.0, 0.0], [0.5, 1.0]], [[-0.5, 0.0], [torch.nan, 0.25]]])
+    normalized, offset = Normalization("global", -100.0, 300.0, 400.0).forward(dem)
+    torch.testing.assert_close(normalized, levels, equal_nan=True)
+    assert (offset == 0).all() and offset.shape == (2, 1, 1)
+    shift = Normalization("shift", -100.0, 300.0, 400.0)
+    normalized, offset = shift.forward(dem)
+    assert offset.flatten().tolist() == [0.0, 0.5]  # the second tile's lowest point is at -0.5
+    torch.testing.assert_close(normalized, levels - offset, equal_nan=True)
+    torch.testing.assert_close(shift.inverse(normalized, offset), dem, equal_nan=True)
+    without = torch.tensor([[-100.0, 0.0], [torch.nan, 50.0]])  # the lowest point comes to lie at -100 m
+    torch.testing.assert_close(shift.inverse(normalized)[1], without, equal_nan=True)
+    torch.testing.assert_close(shift.height_above_minimum(normalized)[1], without + 100, equal_nan=True)
+
+
+def test_a_normalization_cannot_be_changed():
+    with pytest.raises(FrozenInstanceError):
+        Normalization("global", 0.0, 1.0, 1.0).low = 2.0
 
 
 def test_fit_takes_range_and_largest_relief_of_all_tiles():

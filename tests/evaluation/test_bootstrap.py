@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sat2dem_core.errors import NoTiles, WrongShape
-from sat2dem_core.evaluation.bootstrap import bootstrap_mean, paired_difference
+from sat2dem_core.evaluation.bootstrap import Difference, Estimate, bootstrap_mean, paired_difference
 
 
 def errors_by_block(blocks: int, tiles: int = 3, seed: int = 0, sd: float = 10.0):
@@ -66,6 +66,60 @@ def test_difference_changes_sign_with_its_sides_and_scales_with_errors(seed, sca
     assert forth.p == back.p
     scaled = paired_difference(scale * a, scale * b, pixels, blocks)
     assert scaled[:3] == pytest.approx([scale * value for value in forth[:3]])
+
+
+def test_difference_of_several_trainings_worked_by_hand():
+    """Tiles of 1, 3 and 4 px in three blocks; two trainings of one predictor, three of the other."""
+    a = np.array([[10.0, 20, 30], [30, 40, 50]])  # means of the trainings 20, 30, 40: (20 + 90 + 160) / 8
+    b = np.array([[1.0, 2, 3], [2, 3, 4], [6, 4, 8]])  # 3, 3, 5: (3 + 9 + 20) / 8
+    result = paired_difference(a, b, np.array([1, 3, 4]), ["x", "y", "z"])
+    assert result.value == pytest.approx(270 / 8 - 32 / 8) and result.blocks == 3
+    # All blocks point the same way: of 8 draws of their signs, 2 give a sum as large.
+    assert result.p == pytest.approx(2 / 8, abs=0.03)
+    assert paired_difference(a / 100, b / 100, np.array([1, 3, 4]), ["x", "y", "z"]).p == result.p
+    assert bootstrap_mean(a, np.array([1, 3, 4]), ["x", "y", "z"]).value == pytest.approx(270 / 8)
+    swapped = paired_difference(b, a, np.array([1, 3, 4]), ["x", "y", "z"])
+    assert swapped.value == pytest.approx(32 / 8 - 270 / 8) and not swapped.noise
+
+
+def test_no_p_value_is_below_one_in_4001():
+    errors, blocks = errors_by_block(40)
+    assert paired_difference(errors + 500, errors, np.ones(120), blocks).p == 1 / 4001
+
+
+def test_interval_of_two_blocks_worked_by_hand():
+    """Blocks of means 0 and 1: a quarter of the draws has mean 0, half 1/2, and a quarter 1."""
+    errors = [np.array([0.0, 1.0]), np.ones(2), ["a", "b"]]
+    assert bootstrap_mean(*errors, share=0.4) == (0.5, 0.5, 0.5)  # from 30 % to 70 % of the draws
+    assert bootstrap_mean(*errors, share=0.6) == (0.5, 0, 1)  # from 20 % to 80 %
+    assert bootstrap_mean(*errors, share=0.9) == bootstrap_mean(*errors)
+    # of unequal size: all pixels of a draw count alike
+    assert bootstrap_mean(np.array([0.0, 1.0]), np.array([1, 3]), ["a", "b"], share=0.4) == (0.75, 0.75, 0.75)
+
+
+def test_seeds_are_drawn_as_the_blocks_are():
+    """Two trainings of means 0 and 1 on blocks that do not differ: a quarter, half and a quarter of the draws."""
+    errors = [np.array([[0.0] * 30, [1.0] * 30]), np.ones(30), list(range(30))]
+    assert bootstrap_mean(*errors, share=0.4) == pytest.approx((0.5, 0.5, 0.5))
+    assert bootstrap_mean(*errors, share=0.6) == pytest.approx((0.5, 0, 1))
+
+
+def test_draws_are_those_of_seed_0_unless_told_otherwise():
+    errors, blocks = errors_by_block(9)
+    draws = [bootstrap_mean(errors, np.ones(27), blocks, **seed) for seed in ({}, {"seed": 0}, {"seed": 1})]
+    assert draws[0] == draws[1] != draws[2]
+    other = errors[::-1] ** 1.1
+    pairs = [paired_difference(errors, other, np.ones(27), blocks, **seed) for seed in ({}, {"seed": 0}, {"seed": 1})]
+    assert pairs[0] == pairs[1] != pairs[2]
+
+
+def test_estimate_is_written_with_its_interval():
+    assert str(Estimate(12.34, 10.06, 14.0)) == "12.3 (10.1 to 14.0)"
+
+
+@pytest.mark.parametrize(("low", "high", "noise"), [(0, 2, True), (-2, 0, True), (-1, 1, True), (0.1, 1, False)])
+def test_a_difference_is_noise_where_its_interval_holds_zero(low, high, noise):
+    assert Difference(0.5, low, high, 0.5, 9).noise == noise
 
 
 def test_predictor_does_not_differ_from_itself():

@@ -1,3 +1,5 @@
+from dataclasses import FrozenInstanceError
+
 import numpy as np
 import pytest
 from hypothesis import given, strategies as st
@@ -31,6 +33,65 @@ def test_without_an_ensemble_the_interval_has_one_width():
 def test_nothing_to_calibrate_on_is_an_error():
     with pytest.raises(NoTiles, match="known truth"):
         Interval.calibrate(np.array([np.nan]), np.array([1.0]))
+
+
+def test_interval_worked_by_hand():
+    """A typical spread of 2 m is added to each: errors of 3, 4, 2, 12, 8 m over 3, 4, 4, 6, 8 m."""
+    error, spread = np.array([-3.0, 4, 2, -12, 8, np.nan, 1]), np.array([1.0, 2, 2, 4, 6, 1, np.inf])
+    for share, factor in ((0.5, 1.0), (0.6, 1.0), (0.7, 2.0), (0.1, 0.5), (1.0, 2.0)):  # of 0.5, 1, 1, 1, 2
+        interval = Interval.calibrate(error, spread, share)  # the (5 + 1) share-th score, rounded up
+        assert (interval.base, interval.factor, interval.share) == (2 * factor, factor, share)
+    assert Interval.calibrate(error, spread) == Interval(4.0, 2.0, 0.9)
+    assert Interval(4.0, 2.0).half_width(np.array([0.0, 3.0])).tolist() == [4, 10]
+
+
+def test_interval_stays_open_where_most_predictions_agree():
+    """A typical spread of 0 counts as 1 m: errors of 1, 2, 3, 10 m over 1, 1, 1, 5 m."""
+    errors, spread = np.array([1.0, 2, 3, 10]), np.array([0.0, 0, 0, 4])
+    assert Interval.calibrate(errors, spread, 0.5) == Interval(2.0, 2.0, 0.5)  # the third of 1, 2, 2, 3
+    assert Interval.calibrate(errors, 0 * spread, 0.5) == Interval(3.0, 0.0, 0.5)  # the third of 1, 2, 3, 10
+
+
+def test_intervals_and_domains_cannot_be_changed():
+    for fitted, field in ((Interval(1.0, 2.0), "base"), (Domain(np.zeros(8), np.eye(8), 1.0), "limit")):
+        with pytest.raises(FrozenInstanceError):
+            setattr(fitted, field, 5.0)
+
+
+FIFTHS = np.array([  # red, green, blue of 8 pixels in a row, in fifths of 255; gray in fifteenths: 6 3 3 6 12 12 15 0
+    [4, 0, 1, 2, 3, 4, 5, 0],
+    [1, 2, 0, 0, 4, 5, 5, 0],
+    [1, 1, 2, 4, 5, 3, 5, 0],
+])
+
+
+def test_features_worked_by_hand():
+    gray = np.array([6, 3, 3, 6, 12, 12, 15, 0]) / 15
+    contrast = gray.std()
+    red, blue = np.array([3, -2, 1, 2, -1, -1, 0, 0]) / 5, np.array([0, -1, 2, 4, 1, -2, 0, 0]) / 5
+    fine, coarse = (3 + 0 + 3 + 6 + 0 + 3 + 15) / 15 / 7, (6 + 9 + 12 + 6) / 15 / 4  # at 1 and at 4 pixels
+    expected = [
+        57 / 15 / 8, np.log(contrast + 0.01), 2 / 5 / 8, 4 / 5 / 8, red.std() + blue.std(),
+        np.log((fine + 0.001) / (contrast + 0.01)), np.log((coarse + 0.001) / (contrast + 0.01)), 2 / 8,
+    ]
+    tiles = np.stack([FIFTHS * 51, FIFTHS * 0 + 51])[:, :, None].repeat(2, 2).astype(np.uint8)  # two equal rows each
+    ours = features(tiles)
+    np.testing.assert_allclose(ours[0], expected, rtol=1e-5)
+    np.testing.assert_allclose(ours[1], [0.2, np.log(0.01), 0, 0, 0, np.log(0.1), np.log(0.1), 0], atol=1e-4)
+
+
+def test_pixels_below_1_and_above_99_percent_are_saturated():
+    row = np.array([2, 3, 252, 253, 255, 0, 100, 100], np.uint8)  # 0.8, 1.2, 98.8, 99.2 % of 255
+    assert features(np.broadcast_to(row, (1, 3, 1, 8)))[0, -1] == 4 / 8
+
+
+def test_distance_is_mahalanobis_over_what_one_training_tile_in_a_hundred_exceeds():
+    tiles = textured(60, 0)
+    domain, rows = Domain.fit(tiles), features(tiles)
+    covariance = np.cov(rows.T) + 0.0001 * np.eye(8)
+    distances = np.array([np.sqrt(row @ np.linalg.inv(covariance) @ row) for row in rows - rows.mean(0)])
+    assert domain.limit == pytest.approx(np.quantile(distances, 0.99))
+    np.testing.assert_allclose(domain.distance(tiles), distances / domain.limit)
 
 
 def textured(count: int, seed: int) -> np.ndarray:
