@@ -19,7 +19,7 @@ import xarray as xr
 
 from sat2dem_core.dataset.scenes import open_scene
 from sat2dem_core.dataset.splits import divide
-from sat2dem_core.prediction.anchors import fit_anchors
+from sat2dem_core.prediction.anchors import fit_anchors, read_anchors
 from sat2dem_core.prediction.pipeline import predict
 from sat2dem_core.rasters import cog
 from sat2dem_core.rasters.atomic import replacing
@@ -61,7 +61,8 @@ class _Area:
             elevation = file.read(1, masked=True).filled(np.nan)
         with rasterio.open(half) as file:
             interval = file.read(1, masked=True).filled(np.nan)
-        alone = fit_anchors(anchors, surface, self.flat, self.grid).surface(0, *self.grid.grid.shape)
+        known = read_anchors(anchors, self.grid, surface)
+        alone = fit_anchors(known, self.flat).surface(0, self.grid.grid.height)
         error = np.abs(elevation - self.truth)
         known = np.isfinite(error)
         return {

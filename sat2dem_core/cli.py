@@ -6,6 +6,7 @@ What a verb needs is imported when it runs, so that help appears at once.
 import argparse
 import json
 import os
+import re
 import sys
 import warnings
 from collections.abc import Iterable, Iterator
@@ -106,11 +107,15 @@ def _add_predict(predict: argparse.ArgumentParser) -> None:
     _add_image_options(predict)
     predict.add_argument(
         "--anchors", metavar="DEM|CSV|POINTS|LON,LAT,HEIGHT",
-        help="known heights that the predicted relief is tied to; write a negative longitude as --anchors=-112,37,1500",
+        help="known heights that the predicted relief is tied to",
     )
     predict.add_argument(
         "--anchor-band", metavar="BAND",
         help="number or name of the elevation band of a DEM of anchors (default: its only one, or 'elevation')",
+    )
+    predict.add_argument(
+        "--vertical-datum", metavar="NAME",
+        help="what the heights of anchors count from, for the tags (default: as their file says)",
     )
     predict.add_argument(
         "--surface", metavar=_one_of(SURFACES),
@@ -280,17 +285,29 @@ def _add_sensor(command: argparse.ArgumentParser) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit status, as ``EPILOG`` lists them. Bad input ends in one sentence."""
-    args = parser().parse_args(arguments)
+    args = parser().parse_args(_with_negative_values(sys.argv[1:] if arguments is None else arguments))
     try:
         with _tidy_warnings():
             RUN[args.verb](args)
     except Sat2DEMError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("interrupted: the same command continues where it stopped", file=sys.stderr)
+    except KeyboardInterrupt as interruption:
+        detail = f" ({interruption})" if str(interruption) else ""
+        print(f"interrupted: the same command continues where it stopped{detail}", file=sys.stderr)
         return 130
     return 0
+
+
+def _with_negative_values(arguments: list[str]) -> list[str]:
+    """The arguments with ``--anchors -105,40,2532`` as one, since argparse takes what begins with - for an option."""
+    joined: list[str] = []
+    for argument in arguments:
+        if joined and joined[-1] == "--anchors" and re.match(r"-[\d.]", argument):
+            joined[-1] += f"={argument}"
+        else:
+            joined.append(argument)
+    return joined
 
 
 @contextmanager
@@ -396,12 +413,13 @@ def _predict(args: argparse.Namespace) -> None:
 
     result = predict(
         args.image, args.out, **_image_options(args), anchors=args.anchors, anchor_band=args.anchor_band,
-        surface=args.surface, interval=args.interval, domain=args.domain, style=args.style, overlap=args.overlap,
+        surface=args.surface, vertical_datum=args.vertical_datum, interval=args.interval, domain=args.domain, style=args.style, overlap=args.overlap,
         batch=args.batch, caution=not args.no_caution, overwrite=args.overwrite, client=_client(args.scheduler),
     )
     tags = result.tags
     gsd = tags["GROUND_SAMPLING_DISTANCE"]
-    print(f"{result.path}: {tags['HEIGHTS']} heights at {gsd}, {result.outside:.0%} out of domain")
+    heights = f"heights {tags['HEIGHTS']}" if " " in tags["HEIGHTS"] else f"{tags['HEIGHTS']} heights"
+    print(f"{result.path}: {heights} at {gsd}, {result.outside:.0%} out of domain")
     if result.anchors is not None:
         print(
             f"{tags['ANCHORS']} anchors, surface {tags['ANCHOR_SURFACE']}: RMSE {tags['ANCHOR_RMSE']}, largest "

@@ -282,7 +282,7 @@ def test_predict_takes_a_run_and_says_what_is_wrong(run, tmp_path, write_raster,
     for more, word in (
         ([], "--bands"), (["--bands", "1,2,9"], "no band 9"),
         (["--bands", "1,2,3", "--nodata", "x"], "give a number, or none"),
-        (["--bands", "1,2,3", "--anchors", "1,2,3"], "no anchor lies on"),
+        (["--bands", "1,2,3", "--anchors", "1,2,3"], "no anchor lies in the area"),
         (["--bands", "1,2,3", "--weights", "x"], "unknown weights"),
     ):
         assert main([*command, *more]) == 1

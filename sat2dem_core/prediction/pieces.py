@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import zarr
+from numcodecs import Blosc
 
 from sat2dem_core.errors import InvalidConfig, UnsupportedImagery
 from sat2dem_core.prediction.mosaic import Blend, solve_levels, step_between, window
@@ -22,6 +23,7 @@ from sat2dem_core.rasters.atomic import replacing
 from sat2dem_core.rasters.imagery import Image
 
 ROWS = 256  # of a block, and of a chunk of the arrays
+PACKING = Blosc("zstd", 1, Blosc.BITSHUFFLE)
 MIN_VALID_SHARE = 0.25  # share of a tile's pixels that must be valid for the tile to be predicted
 
 
@@ -60,6 +62,20 @@ class Plan:
         return Path(self.folder) / f"strip-{number:05d}.npz"
 
 
+def scratch_bytes(plan: Plan) -> int:
+    """Disk space that intermediate results take at most, measured on real images, where floats shrink by a third."""
+    tiles = len(plan.rows) * len(plan.columns) * plan.tile**2
+    pixels = plan.image.grid.height * plan.image.grid.width
+    return max(6 * tiles, 28 * pixels)
+
+
+def remove_strips(plan: Plan, block: int) -> None:
+    """Remove the strips that no block from this one on needs."""
+    for number, row in enumerate(plan.rows):
+        if row + plan.tile <= block * ROWS:
+            plan.strip(number).unlink(missing_ok=True)
+
+
 @lru_cache(maxsize=4)
 def _models(sources: tuple[str, ...], checksums: tuple[str, ...]) -> list[Weights]:
     members = [load_weights(source) for source in sources]
@@ -88,7 +104,7 @@ def predict_strip(plan: Plan, number: int) -> dict[str, Any]:
             tiles, mask = (np.stack([part[..., columns] for columns in windows]) for part in (rgb, valid))
             heights[batch], spread[batch], distance[batch] = predict_tiles(plan, tiles, mask)
     with replacing(plan.strip(number)) as temporary, temporary.open("wb") as stream:
-        np.savez(stream, heights=heights, spread=spread, distance=distance, present=present)
+        np.savez(stream, heights=_packed(heights), spread=_packed(spread), distance=distance, present=present)
     neighbors = zip(heights, heights[1:], plan.columns, plan.columns[1:])
     steps = [_step(plan, a, b, (0, left), (0, right)) for a, b, left, right in neighbors]
     return {"steps": steps, "present": present.tolist(), "distances": distance[present].tolist()}
@@ -158,15 +174,35 @@ def _step(
     return step_between(a[in_a], b[in_b], weight[in_a] * weight[in_b])
 
 
+def _packed(values: np.ndarray) -> np.ndarray:
+    """Floats as compressed bytes: strips are most of what a prediction keeps on disk."""
+    return np.frombuffer(PACKING.encode(np.ascontiguousarray(values, np.float32)), np.uint8)
+
+
+def _read_strip(plan: Plan, number: int) -> dict[str, np.ndarray]:
+    """A strip's ``heights`` and ``spread``, (N, T, T) meters; ``distance`` and ``present``, (N,)."""
+    with np.load(plan.strip(number)) as file:
+        shape = len(plan.columns), plan.tile, plan.tile
+        floats = {
+            name: np.frombuffer(PACKING.decode(file[name].tobytes()), np.float32).reshape(shape)
+            for name in ("heights", "spread")
+        }
+        return floats | {name: file[name] for name in ("distance", "present")}
+
+
 def measure_joint(plan: Plan, number: int) -> dict[str, Any]:
     """Measure the ``steps`` from the tiles of a strip to those below, in the next strip."""
-    a, b = (np.load(plan.strip(number + i))["heights"] for i in (0, 1))
+    a, b = (_read_strip(plan, number + i)["heights"] for i in (0, 1))
     corner_a, corner_b = (plan.rows[number], 0), (plan.rows[number + 1], 0)
     return {"steps": [_step(plan, *pair, corner_a, corner_b) for pair in zip(a, b)]}
 
 
-def find_levels(plan: Plan, strips: list[dict], joints: list[dict], weights: Weights) -> tuple[np.ndarray, int]:
-    """Find the level of each tile, (rows, columns) meters, and the number of groups of connected tiles.
+def find_levels(
+    plan: Plan, strips: list[dict], joints: list[dict], weights: Weights
+) -> tuple[np.ndarray, np.ndarray]:
+    """Find the level of each tile, (rows, columns) meters, and its group of connected tiles, counted from 0.
+
+    A tile that is not predicted has the group -1.
 
     Raises:
         UnsupportedImagery: no tile has enough valid pixels.
@@ -185,42 +221,53 @@ def find_levels(plan: Plan, strips: list[dict], joints: list[dict], weights: Wei
     overlapping = weight > 0
     levels, groups = solve_levels(down * across, pairs[overlapping], steps[overlapping], weight[overlapping])
     if not weights.relative:
-        return np.zeros((down, across)), 1
-    count = len(np.unique(groups[present.ravel()]))
+        return np.zeros((down, across)), np.where(present, 0, -1)
+    numbers = np.full(down * across, -1)
+    numbers[present.ravel()] = np.unique(groups[present.ravel()], return_inverse=True)[1]
+    count = numbers.max() + 1
     if count > 1:
         strides = [b - a for side in (plan.rows, plan.columns) for a, b in pairwise(side)]
         cause = "tiles without overlap divide" if max(strides) >= plan.tile else "nodata divides"
         warnings.warn(
             f"{cause} {plan.image.path} into {count} areas: the steps in height between them are unknown", stacklevel=4
         )
-    return levels.reshape(down, across), count
+    return levels.reshape(down, across), numbers.reshape(down, across)
 
 
-def blend_block(plan: Plan, number: int, levels: np.ndarray) -> dict[str, Any]:
+def blend_block(plan: Plan, number: int, levels: np.ndarray, groups: np.ndarray) -> dict[str, Any]:
     """Blend the tiles into ``ROWS`` rows of the mosaic.
 
     Args:
         levels: (rows, columns) meters to add to each tile.
+        groups: (rows, columns) of each tile. If there are several, the mosaic gets the group of each pixel, too.
 
     Returns:
-        ``low``, the lowest height; the number of predicted ``pixels``; and how many of them are ``outside`` the
-        training distribution.
+        ``lows``, the lowest height of each group; the number of predicted ``pixels``; and how many of them are
+        ``outside`` the training distribution.
     """
     top = number * ROWS
     height = min(ROWS, plan.image.grid.height - top)
     blend = Blend(height, plan.image.grid.width, plan.tile)
+    labels = np.zeros((height, plan.image.grid.width), np.uint32)
     for strip, row in enumerate(plan.rows):
         if row + plan.tile <= top or row >= top + height:
             continue
-        with np.load(plan.strip(strip)) as file:
-            heights, spread, distance, present = (file[name] for name in ("heights", "spread", "distance", "present"))
+        heights, spread, distance, present = _read_strip(plan, strip).values()
         for tile in np.flatnonzero(present):
-            blend.add(heights[tile] + levels[strip, tile], spread[tile], distance[tile], row - top, plan.columns[tile])
+            column = plan.columns[tile]
+            blend.add(heights[tile] + levels[strip, tile], spread[tile], distance[tile], row - top, column)
+            first, last = max(row, top), min(row + plan.tile, top + height)
+            part = labels[first - top : last - top, column : column + plan.tile]
+            part[~np.isnan(heights[tile, first - row : last - row])] = groups[strip, tile]
     elevation, spread, distance = blend.result()
     interval = _models(plan.weights, plan.checksums)[0].interval.half_width(spread)
     store = zarr.open_group(Path(plan.folder) / "mosaic.zarr", mode="r+")
     for name, values in zip(cog.BANDS, (elevation, interval, distance)):
         store[name][top : top + height] = values
+    count = groups.max() + 1
+    if count > 1:
+        store["group"][top : top + height] = labels
     known = np.isfinite(elevation)
-    low = float(elevation[known].min()) if known.any() else np.inf
-    return {"low": low, "pixels": int(known.sum()), "outside": int((distance[known] > 1).sum())}
+    lows = np.full(count, np.inf)
+    np.minimum.at(lows, labels[known], elevation[known])
+    return {"lows": lows.tolist(), "pixels": int(known.sum()), "outside": int((distance[known] > 1).sum())}

@@ -16,10 +16,11 @@ import math
 import os
 import re
 import shutil
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +29,26 @@ import pandas as pd
 import zarr
 from tqdm import tqdm
 
+from sat2dem_core.digest import digest
 from sat2dem_core.errors import InvalidConfig, NoTiles, OutputExists
-from sat2dem_core.prediction.anchors import Fit, fit_anchors
+from sat2dem_core.prediction.anchors import Fit, check_surface, fit_anchors, read_anchors
 from sat2dem_core.prediction.mosaic import starts
-from sat2dem_core.prediction.pieces import ROWS, Plan, blend_block, find_levels, measure_joint, predict_strip
-from sat2dem_core.prediction.weights import DEFAULT, Weights, load_weights
+from sat2dem_core.prediction.pieces import (
+    ROWS, Plan, blend_block, find_levels, measure_joint, predict_strip, remove_strips, scratch_bytes,
+)
+from sat2dem_core.prediction.support import Support, measure_support
+from sat2dem_core.prediction.weights import DEFAULT, Weights, load_weights, shipped
 from sat2dem_core.rasters import cog
 from sat2dem_core.rasters.atomic import cannot_write, claimed, replacing
 from sat2dem_core.rasters.imagery import Image, open_image
 from sat2dem_core.rasters.reader import local_file, version_of
 from sat2dem_core.rasters.style import qgis_style
 
+# The modules that decide what a prediction is: one that was interrupted goes on only with the same.
+MEANING = (
+    "pieces", "mosaic", "robust", "confidence", "weights", "imagery", "reader", "fill", "grids", "networks",
+    "attention", "normalize", "augment",
+)
 WRITTEN = "written.txt"  # lists the files of a prediction that is complete, in its folder
 
 
@@ -72,6 +82,7 @@ def predict(
     bands: Sequence[int | str] | None = None, stretch: tuple[float, float] | None = None,
     nodata: float | str | None = "declared", gsd: float | None = None, sun: float | None = None,
     anchors: str | os.PathLike | None = None, anchor_band: int | str | None = None, surface: str | None = None,
+    vertical_datum: str | None = None,
     interval: str | os.PathLike | None = None, domain: str | os.PathLike | None = None, style: bool = False,
     overlap: float = 0.5, batch: int = 32, caution: bool = True, overwrite: bool = False, client: Any = None,
     progress: bool = True,
@@ -93,7 +104,7 @@ def predict(
             differ in their seed; its interval is calibrated for the first member alone, and so tends to be too wide.
         sun: the sun's azimuth when the image was taken, degrees clockwise from north. By default that of a morning:
             south-east on the northern hemisphere, north-east on the southern.
-        anchors, anchor_band, surface: see :func:`sat2dem_core.prediction.anchors.fit_anchors`.
+        anchors, anchor_band, surface, vertical_datum: see :func:`sat2dem_core.prediction.anchors.read_anchors`.
         interval, domain: GeoTIFFs to write half the width of the interval, and the distance, to.
         style: also write a style with the name of ``out`` and the ending ``.qml``, with which QGIS draws elevation in
             colors instead of gray.
@@ -117,13 +128,17 @@ def predict(
     out = Path(out)
     outputs = _outputs(out, interval, domain, style)
     check_settings(overlap, batch, gsd, sun)
+    check_surface(anchors, surface)
     sources = [weights] if isinstance(weights, str | os.PathLike) else list(weights)
     _check_outputs(outputs, [image, anchors, *sources], overwrite)
     members = load_members(sources)
     first = members[0]
     picture = open_image(image, *first.gsd, bands=bands, stretch=stretch, nodata=nodata, gsd=gsd)
     plan = make_plan(picture, members, sources, sun, overlap, batch, out)
-    with _working_folder(plan):
+    known = None
+    if anchors is not None:
+        known = read_anchors(anchors, picture, surface, anchor_band, vertical_datum)
+    with _working_folder(plan, outputs, overwrite, progress):
         mosaic = _make_mosaic(plan, first, client, progress)
         unit = first.unit(plan.image.gsd) if first.relative else 1.0
         amplitude = unit / max(1.0, mosaic.distance if caution and first.relative else 1.0)
@@ -134,18 +149,24 @@ def predict(
                 "rugged such terrain is; --no-caution keeps it",
                 stacklevel=2,
             )
-        if anchors is not None:
-            fit = fit_anchors(anchors, surface, mosaic.store, plan.image, amplitude, anchor_band)
+        lows, shape = np.array(mosaic.lows) * amplitude, plan.image.grid.shape
+        support = None
+        if known is not None:
+            fit = fit_anchors(known, mosaic.store, amplitude, lows)
+            support = measure_support(fit, known, zarr.open_group(mosaic.store, mode="r"), plan.tile)
+            _warn_of_support(support, plan)
+        elif first.relative:
+            fit = Fit.relative(lows, shape)
         else:
-            fit = Fit.level(-mosaic.low * amplitude if first.relative else 0.0)
-        tags = _tags(plan, members, fit, amplitude / unit)
-        finish = _Finish(str(mosaic.store), amplitude, unit, fit)
+            fit = Fit.relative(np.zeros(1), shape)
+        tags = _tags(plan, members, fit, support, amplitude / unit)
+        finish = _Finish(str(mosaic.store), amplitude, unit, replace(fit, table=None))
         if out.suffix == ".zarr":
             cog.write_zarr(out, plan.image.grid, finish, tags, ROWS, client, progress)
         else:
             _write_files(outputs, plan, finish, tags, progress)
     return Prediction(
-        out, outputs.get("interval"), outputs.get("distance"), tags, fit.table, mosaic.groups, mosaic.outside
+        out, outputs.get("interval"), outputs.get("distance"), tags, fit.table, len(mosaic.lows), mosaic.outside
     )
 
 
@@ -247,8 +268,11 @@ def make_plan(
     stride = max(1, round(size * (1 - overlap)))
     rows, columns = (tuple(starts(side, size, stride)) for side in image.grid.shape)
     checksums = tuple(member.sha256 for member in members)
-    # Absolute, because workers may run in another folder.
-    sources = [Path(source).absolute() if Path(source).exists() else source for source in sources]
+    # Absolute, because workers may run in another folder; a shipped name stays a name, whatever lies in this one.
+    names = shipped()
+    sources = [
+        source if source in names or not Path(source).exists() else Path(source).absolute() for source in sources
+    ]
     weights = tuple(map(str, sources))
     return Plan(image, weights, checksums, mirrored(sun, image), rows, columns, size, batch, str(parts_folder(out)))
 
@@ -271,22 +295,30 @@ def sun_of_morning(image: Image) -> float:
 
 
 @contextmanager
-def _working_folder(plan: Plan) -> Iterator[None]:
+def _working_folder(plan: Plan, outputs: dict[str, Path], overwrite: bool, progress: bool) -> Iterator[None]:
     """The folder of intermediate results, locked: kept after an interruption, removed at the end.
 
-    It is emptied if it holds those of another prediction.
+    It is emptied if it holds those of another prediction, or of code that predicts otherwise.
     """
-    identity = asdict(plan) | {"batch": None, "version": version_of(plan.image.path)}
+    identity = asdict(plan) | {"batch": None, "version": version_of(plan.image.path), "code": digest(MEANING)}
     folder, text = Path(plan.folder), json.dumps(identity, sort_keys=True, default=str)
     try:
         with claimed(folder):
+            _check_outputs(outputs, [], overwrite)  # another process may have written them in the meantime
+            if progress:
+                size = scratch_bytes(plan) / 1e6
+                tqdm.write(f"intermediate results take up to {size:,.0f} MB in {folder}", file=sys.stderr)
             path = folder / "plan.json"
             if not path.exists() or path.read_text(encoding="utf-8") != text:
                 for old in folder.iterdir():
                     shutil.rmtree(old) if old.is_dir() else old.unlink()
                 with replacing(path) as temporary:
                     temporary.write_text(text, encoding="utf-8")
-            yield
+            try:
+                yield
+            except KeyboardInterrupt as interruption:
+                message = f"the intermediate results are kept in {folder}; remove it if you do not go on"
+                raise KeyboardInterrupt(message) from interruption
             shutil.rmtree(folder, ignore_errors=True)
     except OSError as error:
         raise cannot_write(folder, error) from error
@@ -298,16 +330,14 @@ class _Mosaic:
 
     Attributes:
         store: Zarr group of the arrays ``cog.BANDS``.
-        groups: of connected tiles.
         distance: from the training distribution, of the median tile.
-        low: lowest height.
+        lows: lowest height of each group of connected tiles.
         outside: share of the predicted pixels outside the training distribution.
     """
 
     store: Path
-    groups: int
     distance: float
-    low: float
+    lows: tuple[float, ...]
     outside: float
 
 
@@ -317,18 +347,30 @@ def _make_mosaic(plan: Plan, weights: Weights, client: Any, progress: bool) -> _
     joints = _stage("joint", measure_joint, plan, range(len(plan.rows) - 1), client, progress)
     levels, groups = find_levels(plan, strips, joints, weights)
     store = Path(plan.folder) / "mosaic.zarr"
-    cog.scratch(store, plan.image.grid, ROWS)
-    blocks = _stage("block", blend_block, plan, range(plan.blocks), client, progress, levels)
+    scratch = cog.scratch(store, plan.image.grid, ROWS)
+    if groups.max() > 0:
+        chunks = scratch["elevation"].chunks
+        scratch.require_array("group", shape=plan.image.grid.shape, chunks=chunks, dtype="uint32", fill_value=0)
+    blocks = _stage(
+        "block", blend_block, plan, range(plan.blocks), client, progress, levels, groups,
+        after=lambda first: remove_strips(plan, first),
+    )
     distance = float(np.median(np.concatenate([strip["distances"] for strip in strips])))
-    low = min(block["low"] for block in blocks)
+    lows = np.min([block["lows"] for block in blocks], axis=0)
     pixels, outside = (sum(block[name] for block in blocks) for name in ("pixels", "outside"))
-    return _Mosaic(store, groups, distance, low, outside / pixels)
+    return _Mosaic(store, distance, tuple(lows.tolist()), outside / pixels)
 
 
 def _stage(
-    name: str, work: Callable, plan: Plan, numbers: Sequence[int], client: Any, progress: bool, *more: Any
+    name: str, work: Callable, plan: Plan, numbers: Sequence[int], client: Any, progress: bool, *more: Any,
+    after: Callable[[int], None] = lambda first: None,
 ) -> list[dict[str, Any]]:
-    """Compute the pieces that are not done yet, in this process or on a cluster, and return the results of all."""
+    """Compute the pieces that are not done yet, in this process or on a cluster, and return the results of all.
+
+    Args:
+        work: computes one piece of a plan, given its number and ``more``.
+        after: called after each piece with the number of the first one that is not done.
+    """
     files = [Path(plan.folder) / f"{name}-{number:05d}.json" for number in numbers]
     missing = [number for number, file in zip(numbers, files) if not file.exists()]
     if client is None:
@@ -343,6 +385,7 @@ def _stage(
     for number, result in bar:
         with replacing(Path(plan.folder) / f"{name}-{number:05d}.json") as temporary:
             temporary.write_text(json.dumps(result), encoding="utf-8")
+        after(next((number for number, file in zip(numbers, files) if not file.exists()), len(files)))
     return [json.loads(file.read_text(encoding="utf-8")) for file in files]
 
 
@@ -365,19 +408,37 @@ class _Finish:
     def __call__(self, top: int, bottom: int) -> np.ndarray:
         store = zarr.open_group(self.store, mode="r")
         elevation, interval, distance = (store[name][top:bottom] for name in cog.BANDS)
-        elevation = elevation * self.amplitude + self.fit.surface(top, bottom, elevation.shape[1])
+        groups = store["group"][top:bottom] if "group" in store else None
+        elevation = elevation * self.amplitude + self.fit.surface(top, bottom, groups)
         return np.stack([elevation, interval * self.unit, distance]).astype(np.float32)
 
 
-def _tags(plan: Plan, members: list[Weights], fit: Fit, lowered: float) -> dict[str, str]:
+def _warn_of_support(support: Support, plan: Plan) -> None:
+    width = f"{plan.tile * plan.image.gsd / 1000:.3g} km"
+    if support.relative:
+        warnings.warn(
+            f"{support.relative} of {support.groups} areas that nothing connects hold no anchor: they stay relative, "
+            "their lowest points at 0 m", stacklevel=3,
+        )
+    if support.heights() != "absolute":
+        warnings.warn(
+            f"heights are {support.heights()} of the area: the rest has no anchor within one tile ({width}), so that "
+            "only its form is predicted; give anchors there, too", stacklevel=3,
+        )
+
+
+def _tags(
+    plan: Plan, members: list[Weights], fit: Fit, support: Support | None, lowered: float
+) -> dict[str, str]:
     """Tags of the file: how it was made, and how to read it."""
-    first, anchored = members[0], fit.table is not None
+    first = members[0]
+    heights = support.heights() if support else "relative" if first.relative else "absolute"
     surroundings = f" of heights about their surroundings, {plan.tile * plan.image.gsd / 1000:.3g} km"
     tags = {
         "MODEL": ", ".join(str(member.card.get("name")) for member in members),
         "WEIGHTS_SHA256": ", ".join(member.sha256 for member in members),
         "TRAINING_DATA": str(first.card.get("data")), "DATE": pd.Timestamp.now("UTC").strftime("%Y-%m-%d"),
-        "HEIGHTS": "absolute" if anchored or not first.relative else "relative",
+        "HEIGHTS": heights,
         "IMAGE": re.split(r"[/\\\\]", plan.image.path)[-1], "BANDS_USED": ", ".join(map(str, plan.image.bands)),
         "GROUND_SAMPLING_DISTANCE": f"{plan.image.gsd:.6g} m",
         "INTERVAL": f"{first.interval.share:.0%}" + surroundings * first.relative,
@@ -385,4 +446,4 @@ def _tags(plan: Plan, members: list[Weights], fit: Fit, lowered: float) -> dict[
         "MIRRORED_FOR_SUN": {(): "no", (-2,): "up-down", (-1,): "left-right"}.get(plan.mirrored, "both ways"),
         "AREA_OR_POINT": "Area",
     }
-    return tags | (fit.tags() if anchored else {})
+    return tags | (fit.tags() if support else {})

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from pyproj import CRS
 
-from sat2dem_core.prediction.pieces import MIN_VALID_SHARE, Plan, predict_tiles
+from sat2dem_core.prediction.pieces import MIN_VALID_SHARE, Plan, predict_tiles, scratch_bytes
 from sat2dem_core.prediction.pipeline import check_settings, load_members, make_plan, sun_of_morning
 from sat2dem_core.prediction.weights import DEFAULT
 from sat2dem_core.rasters.imagery import Image, open_image
@@ -128,7 +128,7 @@ def preview(
         north=round(picture.north, 2), sun=sun_of_morning(picture) if sun is None else sun, sun_assumed=sun is None,
         stretch=picture.stretch, distance=float(np.median(distances)) if len(distances) else None,
         outside=float((distances > 1).mean()) if len(distances) else None, tiles=count, seconds=seconds * count,
-        scratch_mb=(count * plan.tile**2 * 8 + pixels * 16) / 1e6, result_mb=pixels * 4 / 1e6,
+        scratch_mb=scratch_bytes(plan) / 1e6, result_mb=pixels * 4 / 1e6,
         warnings=tuple(str(warning.message) for warning in caught if warning.category is UserWarning),
     )
 

@@ -42,7 +42,7 @@ def write_cogs(
 
     Args:
         paths: the files to write, by the name of their band.
-        folder: for uncompressed files, which are removed.
+        folder: for plain GeoTIFFs, which are removed.
         finish: gives the rows from ``top`` to ``bottom`` of all bands: (3, rows, width) float32, NaN for nodata.
         tags: metadata of the files.
         rows: number of rows to write at a time.
@@ -73,10 +73,11 @@ def write_cogs(
 
 
 def _new_file(path: Path, name: str, grid: Grid, tags: dict[str, str], rows: int) -> rasterio.io.DatasetWriter:
-    """An uncompressed file of one band, open for writing."""
+    """A plain GeoTIFF of one band, open for writing."""
     profile = {
         "driver": "GTiff", "dtype": "float32", "count": 1, "height": grid.height, "width": grid.width,
         "nodata": NODATA, "tiled": True, "blockxsize": 512, "blockysize": rows, "bigtiff": "if_safer",
+        "compress": "zstd", "zstd_level": 1, "predictor": 3,
     }
     if grid.crs is not None:
         profile |= {"crs": grid.crs, "transform": grid.affine}

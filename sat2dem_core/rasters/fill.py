@@ -68,4 +68,5 @@ def _has_straight_edges(margin: np.ndarray) -> bool:
     if not lengths:
         return False
     every = np.concatenate(lengths)
-    return bool(every[every >= LONG * min(height, width)].sum() >= STRAIGHT * every.sum())
+    long = max(LONG * min(height, width), 3 * TOLERANCE)  # in a picture of few pixels every line is short
+    return bool(every[every >= long].sum() >= STRAIGHT * every.sum())

@@ -1,5 +1,6 @@
 import json
 import sys
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -7,10 +8,10 @@ import pyogrio
 import pytest
 import rasterio
 import shapely
-from pyproj import Transformer
+from pyproj import CRS, Transformer
 from rasterio.transform import from_origin
 
-from sat2dem_core.errors import InvalidAnchors, MissingCRS, MissingExtra, UnknownName
+from sat2dem_core.errors import InvalidAnchors, InvalidConfig, MissingCRS, MissingExtra, UnknownName
 from sat2dem_core.prediction.anchors import SURFACES
 from sat2dem_core.prediction.pipeline import predict
 
@@ -51,7 +52,7 @@ def test_one_known_height_sets_the_level(anchored, relief):
     lon, lat = place(60, 70)
     result, dem = anchored(f"{lon:.7f},{lat:.7f},1834.5")
     assert dem[60, 70] == pytest.approx(1834.5, abs=0.01) and np.ptp(dem - relief) < 0.01
-    assert result.tags["HEIGHTS"] == "absolute" and result.tags["ANCHORS"] == "1"
+    assert result.tags["HEIGHTS"] == "absolute over 15 %" and result.tags["ANCHORS"] == "1"
     assert result.anchors.residual[0] == pytest.approx(0, abs=1e-6)
 
 
@@ -105,7 +106,8 @@ def test_a_dem_in_degrees_over_part_of_the_image_is_enough(anchored, relief, wri
 
 @pytest.mark.parametrize("text, word", [
     ("lon,lat,height\n-105,40,\n", "line 2"), ("lon,lat\n1,2\n", "needs height"),
-    ("lon,lat,height\n10,10,5\n", "no anchor lies on"), ("lon,lat,height\n-105.585,40.46,99999\n", "not in meters"),
+    ("lon,lat,height\n10,10,5\n", "no anchor lies in the area"),
+    ("lon,lat,height\n-105.585,40.46,99999\n", "not in meters"),
 ])
 def test_unusable_points_are_refused_with_the_reason(anchored, tmp_path, text, word):
     (tmp_path / "points.csv").write_text(text, encoding="utf-8")
@@ -161,3 +163,152 @@ def test_an_image_without_crs_cannot_be_anchored(tmp_path, picture, tiny_weights
     assert made.tags["HEIGHTS"] == "relative"
     with pytest.raises(InvalidAnchors, match="has no CRS"), pytest.warns(UserWarning):
         predict(tmp_path / "nowhere.tif", tmp_path / "b.tif", gsd=30, anchors="1,2,3", **settings)
+
+
+# Blunders
+
+
+def coarse_dem(relief: np.ndarray) -> np.ndarray:
+    """A true DEM of cells of 8 px, (16, 20) meters."""
+    return (tilted(relief) + 1000).reshape(16, 8, 20, 8).mean((1, 3)).astype(np.float32)
+
+
+CELLS = from_origin(450_000, 4_480_000, 240, 240)
+
+
+@pytest.mark.parametrize("blunder", [0.0, 4500.0])
+def test_a_void_in_a_dem_digs_no_pit(anchored, relief, write_raster, blunder):
+    coarse = coarse_dem(relief)
+    good = anchored(write_raster("good.tif", coarse, transform=CELLS))[1]
+    coarse[7, 11] = blunder
+    with pytest.warns(UserWarning, match=rf"1 of 320 anchors disagree .* left out \({blunder:.0f} m where \d+ m fit"):
+        result, dem = anchored(write_raster("void.tif", coarse, transform=CELLS))
+    assert np.abs(dem - good).max() < 30
+    assert result.tags["ANCHORS"] == "319" and result.tags["ANCHORS_LEFT_OUT"] == "1"
+    wrong = result.anchors[~result.anchors.used]
+    assert wrong.row.item() // 8 == 7 and wrong.column.item() // 8 == 11
+
+
+def test_a_patch_of_voids_larger_than_a_window_is_found_too(anchored, relief, write_raster):
+    coarse = coarse_dem(relief)
+    coarse[3:7, 4:9] = 0
+    with pytest.warns(UserWarning, match=r"2\d of 320 anchors disagree"):
+        _, dem = anchored(write_raster("voids.tif", coarse, transform=CELLS))
+    assert np.abs(dem - tilted(relief) - 1000).max() < 60
+
+
+def test_many_blunders_are_refused_with_the_likely_cause(anchored, relief, write_raster, tmp_path):
+    coarse, random = coarse_dem(relief), np.random.default_rng(0)
+    wrong = random.random(coarse.shape) < 0.25
+    for values, cause in (
+        (np.where(wrong, coarse / 0.3048, coarse), "probably in feet"), (np.where(wrong, 0, coarse), "probably a void"),
+    ):
+        with pytest.raises(InvalidAnchors, match=cause):
+            anchored(write_raster("wrong.tif", values.astype(np.float32), transform=CELLS))
+    truth = tilted(relief) + 1000
+    rows, columns = random.integers(0, 128, 60), random.integers(0, 160, 60)
+    heights = truth[rows, columns] * np.where(np.arange(60) % 5, 1, 0.3048)
+    x, y = 450_000 + 30 * (columns + 0.5), 4_480_000 - 30 * (rows + 0.5)
+    pd.DataFrame({"x": x, "y": y, "z": heights}).to_csv(tmp_path / "mixed.csv", index=False)
+    with pytest.raises(InvalidAnchors, match=r"1\d of 60 anchors .* probably meters among feet"):
+        anchored(tmp_path / "mixed.csv", "plane")
+
+
+def test_no_true_cell_is_called_a_blunder(anchored, relief, write_raster):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        assert anchored(write_raster("good.tif", coarse_dem(relief), transform=CELLS))[0].anchors.used.all()
+
+
+# What is absolute
+
+
+def test_a_dem_over_a_corner_claims_no_more_than_its_surroundings(anchored, relief, write_raster):
+    corner = coarse_dem(relief)[:3, :3]
+    with pytest.warns(UserWarning, match=r"absolute over \d+ % of the area: .* within one tile \(0.96 km\)"):
+        result = anchored(write_raster("corner.tif", corner, transform=CELLS))[0]
+    share = int(result.tags["HEIGHTS"].split()[2])
+    near = np.hypot(*np.maximum(np.mgrid[:128, :160] - 23, 0)) <= 32
+    assert share == pytest.approx(100 * near.mean(), abs=3)
+
+
+def test_each_area_needs_an_anchor_or_stays_relative(hills, whole, tmp_path, tiny_weights, bands, all_files):
+    """Two land masses, far from each other's tiles, and one known height."""
+    image = hills.rgb.copy()
+    image[:, :, 60:110] = 0
+    image.rio.write_nodata(0).rio.to_raster(tmp_path / "divided.tif")
+
+    def predicted(name, *places):
+        points = pd.DataFrame([(*place(*at), 2000.0) for at in places], columns=["lon", "lat", "height"])
+        points.to_csv(tmp_path / "points.csv", index=False)
+        with pytest.warns(UserWarning, match="divides .* into 2 areas"):
+            made = all_files(tmp_path / "divided.tif", tmp_path / name, tiny_weights, anchors=tmp_path / "points.csv")
+        return made, bands(made.path)[0]
+
+    made, one = predicted("one.tif", (60, 20))
+    assert made.groups == 2 and made.tags["HEIGHTS"].startswith("absolute over")
+    assert one[60, 20] == pytest.approx(2000, abs=0.01) and np.nanmin(one[:, 110:]) == pytest.approx(0, abs=0.01)
+    _, both = predicted("both.tif", (60, 20), (60, 140))
+    assert both[60, 20] == pytest.approx(2000, abs=0.01) and both[60, 140] == pytest.approx(2000, abs=0.01)
+    assert np.nanmax(np.abs(both - one)[:, :60]) < 0.01
+
+
+# Forgiving
+
+
+def text_of(rows, header, separator=",", decimal="."):
+    lines = [separator.join(f"{value:.6f}".replace(".", decimal) for value in row) for row in rows]
+    return "\n".join([separator.join(header), *lines]) + "\n"
+
+
+@pytest.mark.parametrize(("header", "separator", "decimal", "encoding"), [
+    (("lon", "lat", "height"), ";", ",", "utf-8"), (("Longitude", "Latitude", "Elevation"), ",", ".", "utf-8-sig"),
+    (("LON", "LAT", "Z"), "\t", ",", "utf-16"), (("long", "lat", "alt"), "|", ".", "utf-8"),
+])
+def test_csv_files_of_other_habits_are_read(anchored, relief, tmp_path, header, separator, decimal, encoding):
+    truth = tilted(relief)
+    rows = [(*place(*at), truth[at]) for at in PLACES]
+    (tmp_path / "points.csv").write_text(text_of(rows, header, separator, decimal), encoding=encoding)
+    assert np.abs(anchored(tmp_path / "points.csv", "plane")[1] - truth).max() < 0.1
+
+
+@pytest.mark.parametrize("how", ["comment", "column", "prj", "image"])
+def test_x_and_y_are_in_the_crs_that_their_file_states_or_the_images(anchored, relief, tmp_path, how):
+    truth = tilted(relief)
+    mercator = Transformer.from_crs("EPSG:4326", "EPSG:3857" if how != "image" else "EPSG:32613", always_xy=True)
+    rows = [(*mercator.transform(*place(*at)), truth[at]) for at in PLACES]
+    text = text_of(rows, ("x", "y", "height"))
+    if how == "comment":
+        text = f"# surveyed in EPSG:3857\n{text}"
+    if how == "column":
+        head, *lines = text.splitlines()
+        text = "\n".join([f"{head},epsg", *(f"{line},3857" for line in lines)])
+    if how == "prj":
+        (tmp_path / "points.prj").write_text(CRS.from_epsg(3857).to_wkt("WKT1_ESRI"), encoding="utf-8")
+    (tmp_path / "points.csv").write_text(text, encoding="utf-8")
+    assert np.abs(anchored(tmp_path / "points.csv", "plane")[1] - truth).max() < 0.1
+
+
+def test_anchors_are_checked_before_any_tile_is_predicted(made, tmp_path, monkeypatch):
+    def never(*_):
+        raise AssertionError("a tile was predicted")
+
+    monkeypatch.setattr("sat2dem_core.prediction.pipeline.predict_strip", never)
+    for settings, error in (
+        ({"anchors": tmp_path / "none.csv"}, InvalidAnchors), ({"anchors": "10,10,5"}, InvalidAnchors),
+        ({"anchors": "10,10,5", "surface": "spline"}, UnknownName), ({"surface": "plane"}, InvalidConfig),
+    ):
+        with pytest.raises(error):
+            made(**settings)
+    lon, lat = place(5, 5)
+    with pytest.raises(InvalidAnchors, match="too few"):
+        made(anchors=f"{lon},{lat},5", surface="plane")
+
+
+def test_the_vertical_datum_travels_in_the_tags(made, relief, write_raster):
+    lon, lat = place(5, 5)
+    point = f"{lon},{lat},5"
+    assert made("a.tif", anchors=point).tags["VERTICAL_DATUM"] == "not stated"
+    assert made("b.tif", anchors=point, vertical_datum="EGM2008").tags["VERTICAL_DATUM"] == "EGM2008"
+    path = write_raster("egm.tif", coarse_dem(relief), transform=CELLS, crs="EPSG:32613+5773")
+    assert made("c.tif", anchors=path).tags["VERTICAL_DATUM"] == "EGM96 height"

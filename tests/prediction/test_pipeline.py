@@ -1,4 +1,8 @@
+import os
+import re
 import subprocess
+import sys
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,7 +38,7 @@ def test_the_dem_lies_on_the_images_grid_and_describes_itself(made, bands, hills
         assert dem.units == ("m",) and dem.nodata == -9999
         tags = dem.tags()
     assert tags["HEIGHTS"] == "relative" and tags["MIRRORED_FOR_SUN"] == "no" and tags["DATE"].startswith("20")
-    assert len(tags["WEIGHTS_SHA256"]) == 64 and "rocky-mountain" in tags["TRAINING_DATA"]
+    assert len(tags["WEIGHTS_SHA256"]) == 64 and "scene hills" in tags["TRAINING_DATA"]
     for path, name, unit in ((result.interval, "interval", "m"), (result.domain, "distance", "1")):
         with rasterio.open(path) as file:
             assert file.descriptions == (name,) and file.units == (unit,) and file.tags()["HEIGHTS"] == "relative"
@@ -67,7 +71,7 @@ def test_batch_blocks_and_order_change_nothing(made, bands, whole, monkeypatch):
     assert np.abs(bands(made("c.tif").path) - whole).max() < 1e-3
     stage = pipeline._stage
 
-    def backwards(name, work, plan, numbers, *more):
+    def backwards(name, work, plan, numbers, *more, after=None):
         return stage(name, work, plan, list(numbers)[::-1], *more)[::-1]
 
     monkeypatch.setattr(pipeline, "_stage", backwards)
@@ -127,6 +131,63 @@ def test_an_interrupted_prediction_resumes_where_it_stopped(made, bands, whole, 
     assert done == [0, 1, 2, 3, 3, 4, 5, 6] and np.array_equal(bands(result.path), whole)
 
 
+def test_an_interruption_names_the_folder_and_other_code_does_not_resume(made, tmp_path, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt, match=r"kept in .*\.dem\.tif\.parts"):
+        patch.setattr(pipeline, "find_levels", stop)
+        made("dem.tif")
+    done, strip = [], pipeline.predict_strip
+    monkeypatch.setattr(pipeline, "predict_strip", lambda plan, number: done.append(number) or strip(plan, number))
+    monkeypatch.setattr(pipeline, "digest", lambda modules: "other code")
+    made("dem.tif")
+    assert done == [*range(7)]
+
+
+def test_intermediate_results_take_less_than_announced(make_scene, tmp_path, tiny_weights, monkeypatch, capsys):
+    """Measured after each strip and block, on an image of many tiles."""
+    make_scene(600, 500).rgb.rio.to_raster(tmp_path / "large.tif")
+    folder, sizes, replacing = parts(tmp_path / "dem.tif"), [], pipeline.replacing
+
+    @contextmanager
+    def measured(path):
+        with replacing(path) as temporary:
+            yield temporary
+        sizes.append(sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()))
+
+    monkeypatch.setattr(pipeline, "replacing", measured)
+    predict(tmp_path / "large.tif", tmp_path / "dem.tif", tiny_weights, caution=False)
+    announced = re.search(r"take up to ([\d,]+) MB in .*\.dem\.tif\.parts", capsys.readouterr().err)
+    assert 0.3 < max(sizes) / (28 * 600 * 500) <= 1 and float(announced[1]) == round(28 * 600 * 500 / 1e6)
+
+
+def test_what_lies_in_the_working_folder_is_not_taken_for_shipped_weights(hills_image, tmp_path, monkeypatch):
+    (tmp_path / "relief").mkdir()
+    monkeypatch.chdir(tmp_path)
+    image = np.random.default_rng(0).integers(1, 255, (3, 128, 130), dtype=np.uint8)
+    rgb = xr.DataArray(image, dims=("band", "y", "x")).rio.write_crs(32613)
+    rgb.rio.write_transform(rasterio.Affine(30, 0, 0, 0, -30, 0)).rio.to_raster("image.tif")
+    made = predict("image.tif", "dem.tif", "relief", progress=False, caution=False)
+    assert made.tags["MODEL"] == "relief"
+
+
+def test_of_predictions_to_one_file_one_is_made_and_the_others_say_why_not(hills_image, tmp_path, tiny_weights):
+    command = [sys.executable, "-m", "sat2dem_core", "predict", hills_image, tmp_path / "dem.tif", "--weights"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    running = [
+        subprocess.Popen([*command, tiny_weights], stderr=subprocess.PIPE, text=True, env=environment)
+        for _ in range(3)
+    ]
+    errors = [process.communicate()[1] for process in running]
+    assert sorted(process.returncode for process in running) == [0, 1, 1], errors
+    for process, error in zip(running, errors):
+        if process.returncode:
+            assert re.search("error: (another process is at work|.*dem.tif exists: give another name)", error), error
+    with rasterio.open(tmp_path / "dem.tif") as file:
+        assert np.isfinite(file.read()).all()
+
+
 def test_two_processes_do_not_write_one_file(made, tmp_path, monkeypatch):
     monkeypatch.setattr("sat2dem_core.rasters.atomic.PATIENCE", 0.1)
     with claimed(parts(tmp_path / "dem.tif")), pytest.raises(RunBusy, match="another process is at work"):
@@ -145,7 +206,7 @@ def test_parts_of_another_prediction_are_not_used(made, bands, whole, tmp_path, 
 
 
 def test_a_full_disk_leaves_no_dem_and_the_same_command_resumes(made, bands, whole, tmp_path, full_disk):
-    for limit in (2_000, 60_000, 150_000):
+    for limit in (2_000, 30_000, 60_000):
         with full_disk(limit), pytest.raises(CannotWrite, match="cannot write"):
             made("dem.tif")
         assert not (tmp_path / "dem.tif").exists()

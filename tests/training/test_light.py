@@ -92,4 +92,4 @@ def test_a_run_on_tiles_in_memory_needs_five_libraries_alone(tmp_path):
 
 def test_opening_a_scene_needs_more():
     """So the test above would notice."""
-    assert "No module named 'rasterio'" in light("import sat2dem_core.dataset.scenes").stderr
+    assert "No module named 'rio" in light("import sat2dem_core.dataset.scenes").stderr
