@@ -66,6 +66,42 @@ def test_windows_at_half_a_stride_sum_to_the_same_everywhere():
     assert np.allclose(side[: SIZE // 2] + side[SIZE // 2 :], side[0] + side[SIZE // 2])
 
 
+def test_window_worked_by_hand():
+    """sin² of an eighth and of three eighths of half a turn."""
+    low, high = (1 - np.sqrt(0.5)) / 2, (1 + np.sqrt(0.5)) / 2
+    side = np.array([low, high, high, low])
+    np.testing.assert_allclose(window(4), side[:, None] * side, rtol=1e-6)
+
+
+def test_two_tiles_at_one_place_blend_into_mean_and_spread_of_all_their_predictions():
+    blend, ones = Blend(4, 4, 4), np.ones((4, 4))
+    blend.add(1 * ones, 2 * ones, 10.0, 0, 0)
+    blend.add(3 * ones, 4 * ones, 20.0, 0, 0)
+    heights, spread, mark = blend.result()
+    variance = ((1**2 + 2**2) + (3**2 + 4**2)) / 2 - 2**2
+    np.testing.assert_allclose(heights, 2)
+    np.testing.assert_allclose(spread, np.sqrt(variance))
+    np.testing.assert_allclose(mark, 15)
+
+
+@pytest.mark.parametrize(("row", "column", "covered"), [
+    (-1, -2, (slice(0, 3), slice(0, 2))), (3, 5, (slice(3, 6), slice(5, 8))), (2, -3, (slice(2, 6), slice(0, 1))),
+    (-4, 0, (slice(0, 0), slice(0, 0))), (6, 0, (slice(0, 0), slice(0, 0))), (0, 8, (slice(0, 0), slice(0, 0))),
+    (0, -9, (slice(0, 0), slice(0, 0))), (9, 2, (slice(0, 0), slice(0, 0))), (2, 2, (slice(2, 6), slice(2, 6))),
+])
+def test_parts_of_a_tile_outside_the_mosaic_are_cut_off(row, column, covered):
+    tile = 1 + np.arange(16.0).reshape(4, 4)
+    blend, expected = Blend(6, 8, 4), np.full((6, 8), np.nan)
+    blend.add(tile, 0 * tile, 1.0, row, column)
+    expected[covered] = np.pad(tile, 9)[9 - row : 15 - row, 9 - column : 17 - column][covered]
+    np.testing.assert_allclose(blend.result()[0], expected)
+
+
+def test_a_step_is_a_weighted_mean():
+    step, total = step_between(np.array([[5.0, 1.0]]), np.array([[1.0, 3.0]]), np.array([[3.0, 1.0]]))
+    assert (step, total) == ((3 * 4 + 1 * -2) / 4, 4)
+
+
 @given(st.integers(0, 2**32 - 1))
 def test_tiles_of_one_surface_blend_into_it(seed):
     surface = np.random.default_rng(seed).normal(0, 100, (40, 56))
