@@ -47,7 +47,7 @@ TESTS = {
     "losses": ("tests/models/test_formulas.py", "tests/models/test_losses.py"),
     "methods": ("tests/models/test_formulas.py", "tests/models/test_methods.py"),
 }
-SMALL = ast.Constant | ast.Name | ast.Attribute | ast.UnaryOp | ast.Tuple | ast.Slice  # say little on their own
+SMALL = ast.Constant | ast.Name | ast.Attribute | ast.UnaryOp | ast.Slice  # say little on their own
 MEMORY = 24 << 30  # bytes: a changed size must not take the machine's memory; PyTorch alone reserves some
 QUICK = ("-x", "-q", "--tb=no", "--assert=plain", *(f"-pno:{plugin}" for plugin in (
     "cacheprovider", "unraisableexception", "threadexception",  # the latter two collect garbage for a second
@@ -98,8 +98,10 @@ def edits(node: ast.AST) -> Iterator[tuple[str, Any]]:
         case ast.Constant(value=int() | float()):
             yield "value", node.value + 1
         case ast.If(test=test) | ast.While(test=test) | ast.IfExp(test=test):
-            match test:  # what the next level changes into the opposite is not negated twice
+            match test:  # the first two become their opposite below; the third is for mypy alone
                 case ast.UnaryOp(op=ast.Not()) | ast.Compare(ops=[ast.Eq() | ast.NotEq() | ast.Is() | ast.IsNot()]):
+                    pass
+                case ast.Name(id="TYPE_CHECKING"):
                     pass
                 case _:
                     yield "test", ast.UnaryOp(ast.Not(), test)
@@ -118,7 +120,9 @@ def mutants(source: str) -> list[Mutant]:
 
     def walk(node: ast.AST, above: list[ast.AST]) -> None:
         shown, outer = node, [*above]
-        while isinstance(shown, SMALL) and not isinstance(outer[-1], ast.stmt):
+        while isinstance(shown, SMALL) or (isinstance(shown, ast.Tuple) and isinstance(outer[-1], ast.Subscript)):
+            if isinstance(outer[-1], ast.stmt) and not isinstance(outer[-1], ast.Assign | ast.AnnAssign | ast.Return):
+                break
             shown = outer.pop()
         if isinstance(node, ast.If | ast.While):
             shown = node.test

@@ -162,6 +162,11 @@ def test_tiles_of_a_view_are_named_after_their_place_and_hold_what_lies_there(pl
     assert views(nameless, 1, 16, 30, 30).ids[0].startswith("scene_")
 
 
+def test_views_are_random_and_of_seed_0_unless_told_otherwise(sunny):
+    ones = [views(sunny, 3, 32, 30, 60, **given).fingerprint() for given in ({}, {"seed": 0, "plain": False})]
+    assert ones[0] == ones[1] != views(sunny, 3, 32, 30, 60, plain=True).fingerprint()
+
+
 def test_a_few_holes_are_avoided(plane):
     holes = plane.copy(deep=True)
     holes["dem"] = holes.dem.where((holes.dem.x - holes.dem.x[0] > 400) | (holes.dem.y - holes.dem.y[0] < -800))

@@ -1,11 +1,14 @@
 """Tiles are exact pieces of their scene, with nothing filled and nothing lost."""
 
+import hashlib
+from dataclasses import FrozenInstanceError
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sat2dem_core.dataset.tiles import check_tile_size, cut
+from sat2dem_core.dataset.tiles import Tiles, check_tile_size, cut
 from sat2dem_core.errors import NoTiles, WrongShape
 
 
@@ -22,6 +25,50 @@ def test_other_tile_sizes_are_refused_with_the_valid_ones(size, hills):
         cut(hills, size)
     with pytest.raises(WrongShape):
         check_tile_size(size)
+
+
+def test_sizes_to_choose_from_are_powers_of_two_from_the_smallest_to_512():
+    with pytest.raises(WrongShape, match="a tile of 48 px fits no network: choose 32, 64, 128, 256, 512$"):
+        check_tile_size(48)
+    with pytest.raises(WrongShape, match="a tile of 64 px fits no network: choose 128, 256, 512$"):
+        check_tile_size(64, smallest=128)
+    check_tile_size(128, smallest=128)
+
+
+def test_tiles_have_64_px_no_overlap_and_no_nodata_unless_told_otherwise(make_scene):
+    scene = make_scene(64, 130)
+    scene["dem"] = scene.dem.where((scene.dem.y < scene.dem.y[0]) | (scene.dem.x > scene.dem.x[0]))  # one pixel
+    tiles = cut(scene)
+    assert tiles.ids == ("hills_r0000_c0064",) and tiles.dropped == 1
+    assert Tiles(tiles.rgb, tiles.dem, tiles.ids, tiles.corners, tiles.gsd).dropped == 0
+    with pytest.raises(FrozenInstanceError):
+        tiles.dropped = 5
+
+
+def test_tiles_may_be_one_pixel_apart(make_scene):
+    assert cut(make_scene(33, 34), 32, stride=1).corners.tolist() == [[0, 0], [0, 1], [0, 2], [1, 0], [1, 1], [1, 2]]
+
+
+def test_corners_count_from_where_a_scene_was_cut_out(hills):
+    part = hills.assign_attrs(origin=(100, 7))
+    tiles = cut(part, 64)
+    assert tiles.corners.tolist() == [[100, 7], [100, 71], [164, 7], [164, 71]] and tiles.ids[1] == "hills_r0100_c0071"
+
+
+@pytest.mark.parametrize("shape", [(31, 64), (64, 31)])
+def test_both_sides_of_a_scene_must_hold_a_tile(shape, make_scene):
+    with pytest.raises(NoTiles, match="smaller than one tile of 32 px"):
+        cut(make_scene(*shape), 32)
+    assert len(cut(make_scene(*np.maximum(shape, 32)), 32)) == 2
+
+
+def test_fingerprint_is_the_sha_256_of_ids_and_all_pixels():
+    """More tiles than are read at once."""
+    rng = np.random.default_rng(0)
+    rgb, dem = rng.integers(0, 255, (600, 3, 1, 1), np.uint8), rng.random((600, 1, 1), np.float32)
+    tiles = Tiles(rgb, dem, tuple(map(str, range(600))), np.zeros((600, 2), int), (30.0, 30.0))
+    ids = ",".join(map(str, range(600))).encode()
+    assert tiles.fingerprint() == hashlib.sha256(ids + rgb.tobytes() + dem.tobytes()).hexdigest()
 
 
 def test_stride_must_move(hills):
