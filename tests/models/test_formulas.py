@@ -170,3 +170,36 @@ def test_drpan_yields_all_its_losses_in_order():
     }
     yielded = [(name, loss.item()) for name, loss in method.update(x, y, predicted)]
     assert [name for name, _ in yielded] == list(expected) and dict(yielded) == pytest.approx(expected, rel=1e-5)
+
+
+class Gain(nn.Module):
+    """A generator of one weight, 0.5: half of the image's first channel."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(0.5))
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.weight * image[:, :1]
+
+
+@pytest.mark.parametrize("weight", [1.0, 0.25])
+def test_step_has_the_weighted_loss_and_gradient_of_the_known_pixels(weight):
+    method = build_method(preset("cpu", tile=32, features=4))
+    method.generator = Gain()
+    method.start(METERS, GSD)
+    image = torch.tensor([[1.0, 2], [3, -4]]).expand(1, 3, 2, 2)  # so the prediction is 0.5, 1, 1.5, -2
+    dem = torch.tensor([[[[0.0, 3], [math.nan, 2]]]])  # errors 0.5, -2, unknown, -4
+    given = {} if weight == 1 else {"weight": weight}
+    losses = method.step(image, dem, **given)
+    assert losses["loss"].item() == pytest.approx(weight * 100 * (0.5 + 2 + 0 + 4) / 4)
+    slope = 100 * (1 * 1 - 1 * 2 + 0 - 1 * -4) / 4  # signs of the errors times the image
+    assert method.generator.weight.grad.item() == pytest.approx(weight * slope)
+    assert method.generator.weight.item() == pytest.approx(0.5 - 1e-3, abs=1e-6)  # Adam's first step is the rate
+
+
+def test_proposal_of_a_method_has_the_scores_of_its_discriminator():
+    for tile, scores in ((32, 2), (64, 6)):
+        method = build_method(preset("cpu", tile=tile, features=4, critic_features=4, method="drpan"))
+        logits = method.discriminator(torch.zeros(1, 3, tile, tile), torch.zeros(1, 1, tile, tile))
+        assert logits.shape == (1, 1, scores, scores) and method.proposal.stride == tile / scores

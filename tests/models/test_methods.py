@@ -1,4 +1,5 @@
 import itertools
+import types
 import weakref
 
 import pytest
@@ -191,27 +192,90 @@ def test_mixed_precision_computes_convolutions_in_16_bits_and_ends_in_float32(na
     results, ends = {}, []
     end = lambda module, given, out: ends.append((given[0].dtype, out.dtype))
     for precision in ("float32", "mixed"):
-        method, types = started(method=name, precision=precision, accumulate=parts).float(), []
+        method, dtypes = started(method=name, precision=precision, accumulate=parts).float(), []
         for module in method.modules():
             if isinstance(module, torch.nn.Conv2d | torch.nn.ConvTranspose2d):
-                module.register_forward_hook(lambda module, given, out: types.append(out.dtype))
+                module.register_forward_hook(lambda module, given, out: dtypes.append(out.dtype))
         for key, network in method.named_children():
             (network.final_up if key == "generator" else network.final).register_forward_hook(end)
         losses = method.step(*(tensor.float() for tensor in pair()))
         assert all(loss.dtype == torch.float32 for loss in losses.values())
         assert all(p.dtype == p.grad.dtype == torch.float32 for p in method.parameters())
-        results[precision] = losses["loss"], set(types)
+        results[precision] = losses["loss"], set(dtypes)
     assert set(ends) == {(torch.float32, torch.float32)}
     assert results["float32"][1] == {torch.float32}
     assert results["mixed"][1] == {torch.float32, half}
     torch.testing.assert_close(results["mixed"][0], results["float32"][0], rtol=0.02, atol=0)
 
 
+@pytest.mark.parametrize("half", [None, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_on_a_graphics_card_training_uses_what_it_offers(half, accumulate, monkeypatch):
+    """Where there is none, a method that takes itself to be on one shows what it would ask for."""
+    compiled = {}
+    monkeypatch.setattr(methods, "half_type", lambda device: half)
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda network, mode: compiled.update({id(network): mode}))
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    monkeypatch.setattr(torch.backends.cuda, "matmul", types.SimpleNamespace(allow_tf32=half is None))
+    scaled = []
+    monkeypatch.setattr(torch.amp, "GradScaler", lambda device, enabled: scaled.append((device, enabled)))
+    config = preset("cpu", method="drpan", precision="mixed", compile=True, accumulate=accumulate, **SMALL)
+    method = build_method(config)
+    method.parameters = lambda: iter([types.SimpleNamespace(device=torch.device("cuda"))])
+    method.start(1000.0, (30.0, 30.0))
+    assert scaled == [("cuda", half == torch.float16)]
+    assert torch.backends.cudnn.benchmark and torch.backends.cuda.matmul.allow_tf32 == (half is not None)
+    graphs = "reduce-overhead" if accumulate == 1 else None
+    assert compiled == {id(method.generator): graphs, id(method.discriminator): graphs}
+    kernels = [p for p in method.generator.parameters() if p.ndim == 4 and p.shape[1] > 1]
+    layouts = {kernel.is_contiguous(memory_format=torch.channels_last) for kernel in kernels}
+    assert layouts == {half is not None}
+
+
+def test_on_the_processor_training_leaves_the_settings_of_graphics_cards_alone(monkeypatch):
+    compiled = []
+    monkeypatch.setattr(methods, "half_type", lambda device: torch.bfloat16)
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda network, mode: compiled.append(mode))
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    method = started(method="pix2pix", compile=True, precision="mixed")
+    assert compiled == [None, None] and not torch.backends.cudnn.benchmark and not method.scaler.is_enabled()
+    kernels = [p for p in method.generator.parameters() if p.ndim == 4 and p.shape[1] > 1]
+    assert not any(kernel.is_contiguous(memory_format=torch.channels_last) for kernel in kernels)
+    compiled.clear()
+    started(method="pix2pix")
+    assert compiled == []
+
+
+def test_every_network_has_the_papers_adam():
+    method = started(method="drpan", learning_rate=2e-4)
+    assert list(method.optimizers) == ["generator", "discriminator", "reviser"]
+    for name, optimizer in method.optimizers.items():
+        settings = optimizer.defaults
+        assert (settings["lr"], settings["betas"], settings["fused"]) == (2e-4, (0.5, 0.999), True)
+        assert sum(map(len, (group["params"] for group in optimizer.param_groups))) == len(
+            list(getattr(method, name).parameters())
+        )
+
+
+def test_optimizers_that_are_restored_continue_as_if_never_stopped():
+    first, (image, dem) = started(method="pix2pix", dropout=False), pair()
+    first.step(image, dem)
+    second = started(method="pix2pix", dropout=False)
+    second.load_state_dict(first.state_dict())
+    stored = {key: value.clone() for key, value in first.optimizer_state().items()}
+    second.restore_optimizers(stored, {"generator": 1e-3, "discriminator": 5e-4})
+    assert second.optimizers["discriminator"].param_groups[0]["lr"] == 5e-4
+    second.optimizers["discriminator"].param_groups[0]["lr"] = 1e-3
+    for method in (first, second):
+        method.step(image, dem)
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"method": "pixpix"}, "unknown method 'pixpix': choose one of unet, pix2pix, drpan"),
-        ({"gradient": "third"}, "unknown gradient loss 'third': choose one of none, first, second, fused, slope"),
+        ({"gradient": "third"}, "'third': choose one of none, first, second, fused, slope"),
         ({"method": "drpan", "drpan": "on"}, "'on': choose one of flow, detached"),
     ],
 )
