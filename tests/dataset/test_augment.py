@@ -97,6 +97,7 @@ def test_a_window_is_sampled_at_its_place_rotation_and_distance(plane, gsd, turn
     assert pyramid.extent == pytest.approx((3000, 2600), rel=2e-3) and pyramid.gsd == pytest.approx((30, 20), rel=2e-3)
     image, dem = pyramid.sample(_Window(1400.0, 1200.0, gsd, turn, mirrored), 12)
     assert image.shape == (3, 12, 12) and dem.shape == (12, 12)
+    assert max(pyramid.levels) == (2 if gsd == 75 else 1)  # whole pixels of 30 m, never coarser than the window's
     for row, column in ((0, 0), (0, 11), (4, 9)):
         steps = (row - 5.5) * gsd, (column - 5.5) * gsd
         a, b = steps[::-1] if mirrored else steps
@@ -193,6 +194,7 @@ def test_colors_and_pixels_get_light_of_their_own():
 
 def test_a_plain_view_has_the_colors_of_the_scene(sunny):
     gray = sunny.copy(deep=True)
-    gray["rgb"] = (("band", "y", "x"), np.full((3, 200, 200), 90, np.uint8))
-    assert (views(gray, 3, 32, 30, 60, plain=True).rgb == 90).all()
-    assert not (views(gray, 3, 32, 30, 60).rgb == 90).all()
+    for value in (0, 90, 255):
+        gray["rgb"] = (("band", "y", "x"), np.full((3, 200, 200), value, np.uint8))
+        assert (views(gray, 3, 32, 30, 60, plain=True).rgb == value).all()
+        assert not (views(gray, 3, 32, 30, 60).rgb == value).all()

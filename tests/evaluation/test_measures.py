@@ -82,6 +82,61 @@ def test_tally_worked_by_hand():
     assert result["LE90"] == pytest.approx(np.quantile([3, 1, 2, 4], 0.9))
 
 
+def test_groups_worked_by_hand():
+    tally, errors = Tally(3), torch.tensor([-3.0, 1, 2, 4, 10])
+    tally.add(errors, torch.tensor([0, 2, 0, 2, 2]))
+    tally.add(torch.tensor([5.0]), torch.tensor([0]))
+    assert tally.sums.tolist() == [[3, 0, 3], [4, 0, 15], [10, 0, 15], [38, 0, 117]]
+    assert tally.result(2)["bias"] == 5 and tally.result(2)["NMAD"] == pytest.approx(1.4826 * 3)  # from the median, 4
+    assert tally.median() == 2 and tally.median(2) == 4 and tally.spread(0.5) == 3 and tally.spread(0.5, 4.0, 2) == 3
+
+
+def test_histogram_worked_by_hand(monkeypatch):
+    """Bins of 1 m from -10 to 10 m; what lies beyond counts in the outermost."""
+    monkeypatch.setattr(measures, "KEPT", 3)
+    tally = Tally(2, reach=10.0, step=1.0)
+    tally.add(torch.tensor([-12.0, -9.5, 0.5]), torch.tensor([0, 0, 1]))
+    assert tally.counts is None  # no more than are kept
+    tally.add(torch.tensor([0.25, 3.5, 99.0, -9.1]), torch.tensor([1, 0, 0, 0]))
+    expected = np.zeros((2, 20))
+    expected[0, [0, 13, 19]], expected[1, 10] = (3, 1, 1), 2
+    assert tally.bins == 20 and (tally.counts == expected).all() and not tally.kept
+    assert tally.median(0) == pytest.approx(-10 + 2.5 / 3) and tally.median(1) == pytest.approx(0.5)
+    assert tally.spread(0.5, 0.0, 1) == pytest.approx(0.5)  # half of the bin from 0 to 1
+    assert tally.spread(0.1, 3.5, 0) == pytest.approx(0.25) and tally.spread(1.0, 0.0, 0) == pytest.approx(10)
+    tally.add(torch.tensor([0.75, -3.0]), torch.tensor([1, 1]))
+    assert tally.counts[1].sum() == 4 and tally.counts[1, 7] == 1
+
+
+def test_a_mean_leaves_out_what_is_no_number():
+    mean = measures.Mean()
+    assert mean.result() is None
+    mean.add(torch.tensor([1.0, math.nan, 2.0]))
+    mean.add(torch.tensor([math.inf, 6.0]))
+    assert mean.result() == 3
+
+
+def test_classes_and_histograms_have_their_documented_sizes():
+    assert measures.KEPT == 1_048_576
+    classes = measures.CLASSES
+    assert classes["slope"] == (0, 12.5, 25, 50, math.inf) and classes["relief"] == (0, 100, 300, 600, 1200, math.inf)
+    assert classes["elevation"] == (-math.inf, 0, 500, 1000, 1500, 2000, 2500, 3000, math.inf)
+    measure = Measures(GSD)
+    tallies = measure.errors, measure.slope, measure.aspect, measure.roughness, measure.by_class["relief"]
+    assert [(tally.groups, tally.reach, tally.step) for tally in tallies] == [
+        (1, 5000, 0.01), (1, 1000, 0.01), (1, 180, 0.01), (1, 1000, 0.01), (5, 5000, 0.1)
+    ]
+    assert measure.by_class["slope"].groups == 4 and measure.by_class["elevation"].groups == 8
+
+
+def test_a_class_begins_at_its_lower_edge():
+    truth = torch.tensor([[[499.0, 500.0, 999.0, 1000.0]]]).expand(1, 4, 4).contiguous()
+    measure = Measures(GSD)
+    measure.update(truth + 1, truth)
+    assert measure.by_class["elevation"].sums[0].tolist() == [0, 4, 8, 4, 0, 0, 0, 0]
+    assert measure.by_class["relief"].sums[0].tolist() == [0, 0, 16, 0, 0]  # 501 m
+
+
 def test_empty_class_has_no_measures():
     assert Tally(2).result(1) == dict.fromkeys(("bias", "MAE", "RMSE", "STD", "NMAD", "LE90")) | {"pixels": 0}
 
@@ -222,6 +277,74 @@ def test_wave_has_its_power_at_its_own_wavelength():
     measure = Measures((30.0, 30.0))
     measure.update(torch.zeros(1, 64, 64), wave)
     assert measure.wavelengths()[int(measure.power[0, 1:].argmax())] == pytest.approx(240)
+
+
+@pytest.mark.parametrize(("axis", "wavelength"), [(1, 8 * 20), (0, 8 * 30)])
+def test_wave_has_its_power_at_its_wavelength_in_meters(axis, wavelength):
+    """On pixels of 30 m down and 20 m along, in all of three pictures: truth, prediction and error."""
+    wave = torch.sin(2 * torch.pi * torch.arange(48.0) / 8)
+    truth = (wave[None, :] if axis else wave[:, None]).expand(2, 48, 48)
+    measure = Measures(GSD)
+    measure.update(3 * truth + 100, truth)
+    lengths = measure.wavelengths()
+    np.testing.assert_allclose(lengths, 48 * 30 / np.arange(1, 25))
+    for row in measure.power[:, 1:]:
+        assert lengths[int(row.argmax())] == pytest.approx(wavelength, rel=0.07)
+    power = measure.power.sum(1)
+    torch.testing.assert_close(power[1:] / power[0], torch.tensor([9.0, 4.0], dtype=torch.float64), rtol=1e-5, atol=0)
+    # Parseval: the power is that of the windowed tiles without their mean, times their number of pixels
+    window = torch.hann_window(48, periodic=False)
+    windowed = (truth - truth.mean((1, 2), keepdim=True)) * window * window[:, None]
+    assert float(power[0]) == pytest.approx(48 * 48 * float(windowed.square().sum()), rel=1e-4)
+
+
+def test_spectra_need_square_tiles_without_nodata():
+    measure, truth = Measures(GSD), hills(2, 16)
+    measure.update(truth[:, :12], truth[:, :12])
+    measure.update(torch.zeros(1, 16, 16), truth[:1].clone().index_fill_(1, torch.tensor([3]), math.nan))
+    with pytest.raises(NoTiles, match="there is no spectrum: it needs square tiles without nodata"):
+        measure.wavelengths()
+    assert measure.result()["tiles"] == 3
+    measure.update(truth, truth)
+    assert measure.power.shape == (3, 9)
+
+
+def test_without_form_only_what_an_offset_changes_is_measured():
+    measure = Measures(GSD, form=False)
+    measure.update(hills(), hills(seed=1))
+    assert measure.result().keys() == {
+        "bias", "MAE", "RMSE", "STD", "NMAD", "LE90", "pixels", "R2", "tile R2", "SSIM", "tiles", "flat tiles"
+    }
+    assert measure.power is None and measure.slope.sums.sum() == 0
+
+
+def test_slopes_aspects_and_roughness_of_planes_worked_by_hand():
+    """Truth rises 10 % to the east, the prediction 20 % to the south: 3 m and 6 m on pixels of 30 m."""
+    rise = torch.arange(6.0)
+    truth, prediction = (3 * rise).expand(2, 6, 6), (6 * rise)[:, None].expand(2, 6, 6)
+    result = Measures((30.0, 30.0))
+    result.update(prediction, truth)
+    row = result.result()
+    assert row["slope bias"] == pytest.approx(10, abs=1e-3) and row["slope MAE"] == pytest.approx(10, abs=1e-3)
+    assert row["aspect MAE"] == pytest.approx(90, abs=1e-3)  # they fall to the west and to the north
+    assert row["roughness bias"] == row["roughness MAE"] == 12 - 6
+    # the error has the variance of both, (9 + 36) * 35 / 12, and the relief is 15 m
+    assert row["PSNR"] == pytest.approx(10 * math.log10(15**2 / (45 * 35 / 12)))
+    assert row["tile R2"] == pytest.approx(row["R2"]) and result.slope.sums[0, 0] == 2 * 4 * 4
+    other = Measures((30.0, 30.0))
+    other.update(prediction, truth, gsd=(60.0, 60.0))
+    assert other.result()["slope bias"] == pytest.approx(5, abs=1e-3)
+
+
+def test_tiles_with_less_than_a_meter_of_relief_are_not_flat():
+    truth = torch.tensor([[[0.0, 0.5], [0.25, 0.25]]])
+    result = measured(truth + torch.tensor([[0.1, -0.1], [0.1, -0.1]]), truth, scale=None)
+    assert result["flat tiles"] == 0 and result["tile R2"] == pytest.approx(1 - 0.04 / 0.125)
+    assert result["PSNR"] == pytest.approx(10 * math.log10(0.25 / 0.01), rel=1e-4)
+    alone = torch.full((1, 3, 3), math.nan)
+    alone[0, 1, 1] = 1
+    one = measured(torch.full((1, 3, 3), 3.0), alone, scale=None)
+    assert one["tiles"] == one["flat tiles"] == one["pixels"] == 1 and one["MAE"] == 2
 
 
 def test_flat_and_empty_tiles_are_counted_and_kept_out_of_means():
