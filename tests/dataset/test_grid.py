@@ -1,6 +1,7 @@
 """The grid of tiles: one name for one square of the Earth, whatever the request."""
 
 import json
+from dataclasses import FrozenInstanceError
 from itertools import combinations
 
 import numpy as np
@@ -10,7 +11,9 @@ from hypothesis import assume, given, reject
 from hypothesis import strategies as st
 from pyproj import Transformer
 
-from sat2dem_core.dataset.grid import PIXELS, RESOLUTION, SIDE, Cell, block_split, cell_at, cells, overlaps, read_region
+from sat2dem_core.dataset.grid import (
+    PIXELS, RESOLUTION, SIDE, Cell, _near_zone, _utm_zones, block_split, cell_at, cells, overlaps, read_region,
+)
 from sat2dem_core.errors import InvalidRegion, NoTiles
 
 BORDER = (-6.3, 40.6, -5.7, 41.0)  # two zones meet at 6 degrees west
@@ -66,6 +69,56 @@ def test_inside_a_zone_tiles_cover_the_region_without_gaps_or_overlaps(offset, l
     union = shapely.unary_union([cell.footprint for cell in tiles])
     assert region.difference(union.buffer(1e-4)).is_empty  # sides are straight in meters, not quite in degrees
     assert sum(cell.footprint.area for cell in tiles) == pytest.approx(union.area, rel=1e-3)
+
+
+def test_a_cell_worked_by_hand():
+    cell, side = Cell(32630, 57, 574), 256 * 30.0
+    assert SIDE == side and cell.id == "32630_c0057_r0574"
+    assert (cell.left, cell.top) == (57 * side, 575 * side)
+    assert tuple(cell.geobox.boundingbox) == (57 * side, 574 * side, 58 * side, 575 * side)
+    around = [(56, 575), (57, 575), (58, 575), (56, 574), (58, 574), (56, 573), (57, 573), (58, 573)]
+    assert cell.neighbors() == [Cell(32630, *place) for place in around]
+    to_degrees = Transformer.from_crs("EPSG:32630", "EPSG:4326", always_xy=True).transform
+    corners = [to_degrees((57 + x) * side, (574 + y) * side) for x, y in ((0, 0), (1, 0), (1, 1), (0, 1), (0, 0))]
+    np.testing.assert_allclose(cell.footprint.exterior.coords, corners)
+    assert sorted([Cell(32630, 2, 1), Cell(32629, 9, 9), Cell(32630, 1, 7)])[0].epsg == 32629
+    with pytest.raises(FrozenInstanceError):
+        cell.row = 1
+
+
+def test_cells_of_a_region_are_those_that_share_area_with_it_from_west_to_east():
+    """Compared with all cells around it, one by one."""
+    region = shapely.box(-3.3, 40.0, -3.0, 40.2)
+    middle = cell_at(-3.15, 40.1, "EPSG:4326")
+    around = [
+        Cell(32630, middle.column + dx, middle.row + dy) for dx in range(-6, 7) for dy in range(-6, 7)
+    ]
+    expected = [cell for cell in around if cell.footprint.intersection(region).area > 0]
+    assert 8 < len(expected) < 40 and cells(region) == expected == cells(region, "EPSG:32630")
+    one = cells(middle.footprint.buffer(-1e-6))
+    assert one == [middle]
+
+
+@pytest.mark.parametrize(("bounds", "zones"), [
+    ((-3.2, 40.0, -3.1, 40.1), [32629, 32630, 32631]), ((-6.5, 40.0, -5.5, 40.1), [32628, 32629, 32630, 32631]),
+    ((-180.0, 40.0, -179.9, 40.1), [32601, 32602]), ((179.9, 40.0, 180.0, 40.1), [32659, 32660]),
+    ((-180.0, 40.0, 180.0, 40.1), list(range(32601, 32661))), ((-174.1, 40.0, -174.0, 40.1), [32601, 32602, 32603]),
+    ((3.0, 0.2, 3.1, 0.3), [32630, 32631, 32632]), ((3.0, -0.3, 3.1, -0.2), [32730, 32731, 32732]),
+    ((3.0, 0.05, 3.1, 0.3), [32630, 32631, 32632, 32730, 32731, 32732]),
+    ((3.0, -0.3, 3.1, -0.05), [32630, 32631, 32632, 32730, 32731, 32732]),
+    ((3.0, -0.3, 3.1, 0.3), [32630, 32631, 32632, 32730, 32731, 32732]),
+])
+def test_zones_of_a_region_and_its_neighbors_worked_by_hand(bounds, zones):
+    assert _utm_zones(bounds) == zones
+
+
+@pytest.mark.parametrize(("west", "east", "near"), [
+    (-10, 10, (-7, 1)), (-4, -2, (-4, -2)), (-9, -2, (-7, -2)), (-4, 7, (-4, 1)), (10, 20, (1, 1)),
+    (-20, -10, (-7, -7)),
+])
+def test_a_zone_is_used_up_to_one_degree_beyond_its_border(west, east, near):
+    assert _near_zone((west, 40, east, 41), 32630) == (near[0], 40, near[1], 41)  # zone 30 is from -6 to 0 degrees
+    assert _near_zone((west + 6, -41, east + 6, -40), 32731) == (near[0] + 6, -41, near[1] + 6, -40)
 
 
 def test_neighbors_are_mutual_and_touch():
@@ -158,6 +211,34 @@ def test_a_crs_that_no_grid_can_have(crs, message):
 def test_impossible_regions(region, message):
     with pytest.raises(InvalidRegion, match=message):
         cells(region)
+
+
+def test_the_grid_ends_at_80_degrees_south_and_84_north():
+    assert read_region((-180, -80, 180, 84)).bounds == (-180, -80, 180, 84)
+    for bounds in ((-180.5, 0, 1, 1), (0, 0, 180.5, 1), (0, -80.5, 1, 1), (0, 0, 1, 84.5)):
+        with pytest.raises(InvalidRegion, match="leaves longitudes"):
+            read_region(bounds)
+
+
+def test_small_regions_have_an_area():
+    assert read_region((1, 2, 1.001, 2.001)).area > 0
+    with pytest.raises(InvalidRegion, match="has no area"):
+        read_region((1, 2, 3, 2))
+    with pytest.raises(InvalidRegion, match="has no area"):
+        read_region(shapely.LineString([(1, 2), (3, 4)]))
+
+
+def test_a_crs_ends_10_degrees_beyond_its_area():
+    """Zone 30 is from -6 to 0 degrees east."""
+    assert cells((9.7, 40.0, 9.8, 40.1), "EPSG:32630") and cells((-15.8, 40.0, -15.7, 40.1), "EPSG:32630")
+    for west in (10.5, -16.7):
+        with pytest.raises(InvalidRegion, match="far from there"):
+            cells((west, 40.0, west + 0.1, 40.1), "EPSG:32630")
+
+
+def test_a_split_is_that_of_seed_0_unless_told_otherwise():
+    tiles = [Cell(32630, column, row) for column in range(40) for row in range(40)]
+    assert block_split(tiles) == block_split(tiles, 0, 4, (0.70, 0.15)) != block_split(tiles, 1)
 
 
 def test_both_sides_of_the_antimeridian_can_be_requested():
