@@ -244,7 +244,7 @@ def examine(module: str, count: int, seed: int, clone: Path, reasons: dict[str, 
     return f"| {module} | {len(everything)} | {len(drawn)} | {killed} | {explained} | {len(notes) - explained} |", notes
 
 
-def write(out: Path, rows: dict[str, tuple[str, list[str]]], command: str) -> None:
+def write(out: Path, rows: dict[str, tuple[str, list[str]]]) -> None:
     """Replace the lines of these modules in the table and in the list below it."""
     before = out.read_text(encoding="utf-8").splitlines() if out.exists() else []
     lines = [line for line in before if line.startswith("| ") or line.startswith("- ")]
@@ -252,8 +252,9 @@ def write(out: Path, rows: dict[str, tuple[str, list[str]]], command: str) -> No
     table = sorted([line for line in lines if line[0] == "|"] + [row for row, _ in rows.values()])
     notes = sorted([line for line in lines if line[0] == "-"] + [note for _, notes in rows.values() for note in notes])
     out.write_text("\n".join([
-        "# Tests that notice", "", f"Made by `{command}`.", "",
-        "One operator, bound, constant or condition was changed at a time, and the module's own tests ran.", "",
+        "# Tests that notice", "",
+        "One operator, bound, constant or condition of a module was changed at a time, and the module's own tests ran.",
+        "Made by `python tools/mutants.py --out benchmarks/results/mutants.md`, which draws changes with a seed.", "",
         "| module | changes possible | tried | killed | explained | survived |", "|:--|--:|--:|--:|--:|--:|", *table,
         "", "Changes that no test can notice, and why:", "", *notes, "",
     ]), encoding="utf-8")
@@ -275,7 +276,7 @@ def main() -> None:
             rows[module] = examine(module, args.count, args.seed, clone, reasons.get(module, {}))
             print(rows[module][0], flush=True)
             if args.out:
-                write(args.out, rows, f"python tools/mutants.py --count {args.count} --seed {args.seed}")
+                write(args.out, rows)
     sys.exit(any("NO TEST" in note for _, notes in rows.values() for note in notes))
 
 

@@ -73,7 +73,7 @@ def test_inside_a_zone_tiles_cover_the_region_without_gaps_or_overlaps(offset, l
 
 def test_a_cell_worked_by_hand():
     cell, side = Cell(32630, 57, 574), 256 * 30.0
-    assert SIDE == side and cell.id == "32630_c0057_r0574"
+    assert side == SIDE and cell.id == "32630_c0057_r0574"
     assert (cell.left, cell.top) == (57 * side, 575 * side)
     assert tuple(cell.geobox.boundingbox) == (57 * side, 574 * side, 58 * side, 575 * side)
     around = [(56, 575), (57, 575), (58, 575), (56, 574), (58, 574), (56, 573), (57, 573), (58, 573)]

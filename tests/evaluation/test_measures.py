@@ -168,6 +168,14 @@ def test_paper_metrics_equal_torchmetrics():
     assert result["SSIM"] == pytest.approx(float(expected), abs=1e-5)
 
 
+def test_ssim_is_taken_on_the_scale_of_the_normalization():
+    """Of 500 to 2500 m as 0 to 1, as Global's is."""
+    prediction, truth = hills(seed=0), hills(seed=1)
+    scaled = ((dem[:, None] - 500) / 2000 for dem in (prediction, truth))
+    expected = float(structural_similarity_index_measure(*scaled, data_range=0.7))
+    assert measured(prediction, truth, scale=(500.0, 2500.0, 0.7))["SSIM"] == pytest.approx(expected, abs=1e-5)
+
+
 def test_example_worked_by_hand():
     truth = torch.tensor([[[0.0, 2.0], [4.0, torch.nan]]])
     prediction = torch.tensor([[[1.0, 2.0], [2.0, 99.0]]])
