@@ -56,22 +56,6 @@ def sample():
     return data, prepare(config, scene).test.rgb[:2]
 
 
-@pytest.mark.parametrize(
-    ("method", "attention", "gradient", "normalization"),
-    list(itertools.product(METHODS, ATTENTIONS, ("none", "first", "fused"), NORMALIZATIONS)),
-)
-def test_every_combination_trains_saves_reloads_and_predicts(
-    method, attention, gradient, normalization, sample, tmp_path
-):
-    config = preset("cpu", method=method, attention=attention, gradient=gradient, normalization=normalization, **SMALL)
-    data, rgb = sample
-    run = train(config, data=data[normalization], run=tmp_path, progress=False)
-    model = load_model(tmp_path)
-    assert model.predict(rgb).isfinite().all()
-    assert run.log.step.iloc[-1] == 2
-    assert torch.equal(model.predict(rgb), run.model("best").predict(rgb))
-
-
 def test_all_methods_start_from_the_same_generator():
     first, *others = (torch.cat([p.flatten() for p in started(method=name).generator.parameters()]) for name in METHODS)
     assert all(torch.equal(first, other) for other in others)
@@ -183,31 +167,6 @@ def test_only_one_part_of_a_batch_has_its_activations_in_memory(name):
     assert (most_at_once(1), most_at_once(4)) == (8, 2)
 
 
-@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("parts", [1, 2])
-@pytest.mark.parametrize("name", METHODS)
-def test_mixed_precision_computes_convolutions_in_16_bits_and_ends_in_float32(name, parts, half, monkeypatch):
-    """Forced on: it is emulated where the processor has no such instructions."""
-    monkeypatch.setattr(methods, "half_type", lambda device: half)
-    results, ends = {}, []
-    end = lambda module, given, out: ends.append((given[0].dtype, out.dtype))
-    for precision in ("float32", "mixed"):
-        method, dtypes = started(method=name, precision=precision, accumulate=parts).float(), []
-        for module in method.modules():
-            if isinstance(module, torch.nn.Conv2d | torch.nn.ConvTranspose2d):
-                module.register_forward_hook(lambda module, given, out: dtypes.append(out.dtype))
-        for key, network in method.named_children():
-            (network.final_up if key == "generator" else network.final).register_forward_hook(end)
-        losses = method.step(*(tensor.float() for tensor in pair()))
-        assert all(loss.dtype == torch.float32 for loss in losses.values())
-        assert all(p.dtype == p.grad.dtype == torch.float32 for p in method.parameters())
-        results[precision] = losses["loss"], set(dtypes)
-    assert set(ends) == {(torch.float32, torch.float32)}
-    assert results["float32"][1] == {torch.float32}
-    assert results["mixed"][1] == {torch.float32, half}
-    torch.testing.assert_close(results["mixed"][0], results["float32"][0], rtol=0.02, atol=0)
-
-
 @pytest.mark.parametrize("half", [None, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_on_a_graphics_card_training_uses_what_it_offers(half, accumulate, monkeypatch):
@@ -287,3 +246,44 @@ def test_unknown_names_list_the_valid_ones(changes, message):
 def test_image_and_elevation_of_different_size_are_refused():
     with pytest.raises(WrongShape, match="put both on one grid"):
         PatchGAN()(torch.zeros(1, 3, 64, 64), torch.zeros(1, 1, 32, 32))
+
+
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize("name", METHODS)
+def test_mixed_precision_computes_convolutions_in_16_bits_and_ends_in_float32(name, parts, half, monkeypatch):
+    """Forced on: it is emulated where the processor has no such instructions."""
+    monkeypatch.setattr(methods, "half_type", lambda device: half)
+    results, ends = {}, []
+    end = lambda module, given, out: ends.append((given[0].dtype, out.dtype))
+    for precision in ("float32", "mixed"):
+        method, dtypes = started(method=name, precision=precision, accumulate=parts).float(), []
+        for module in method.modules():
+            if isinstance(module, torch.nn.Conv2d | torch.nn.ConvTranspose2d):
+                module.register_forward_hook(lambda module, given, out: dtypes.append(out.dtype))
+        for key, network in method.named_children():
+            (network.final_up if key == "generator" else network.final).register_forward_hook(end)
+        losses = method.step(*(tensor.float() for tensor in pair()))
+        assert all(loss.dtype == torch.float32 for loss in losses.values())
+        assert all(p.dtype == p.grad.dtype == torch.float32 for p in method.parameters())
+        results[precision] = losses["loss"], set(dtypes)
+    assert set(ends) == {(torch.float32, torch.float32)}
+    assert results["float32"][1] == {torch.float32}
+    assert results["mixed"][1] == {torch.float32, half}
+    torch.testing.assert_close(results["mixed"][0], results["float32"][0], rtol=0.02, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("method", "attention", "gradient", "normalization"),
+    list(itertools.product(METHODS, ATTENTIONS, ("none", "first", "fused"), NORMALIZATIONS)),
+)
+def test_every_combination_trains_saves_reloads_and_predicts(
+    method, attention, gradient, normalization, sample, tmp_path
+):
+    config = preset("cpu", method=method, attention=attention, gradient=gradient, normalization=normalization, **SMALL)
+    data, rgb = sample
+    run = train(config, data=data[normalization], run=tmp_path, progress=False)
+    model = load_model(tmp_path)
+    assert model.predict(rgb).isfinite().all()
+    assert run.log.step.iloc[-1] == 2
+    assert torch.equal(model.predict(rgb), run.model("best").predict(rgb))
