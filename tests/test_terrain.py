@@ -44,7 +44,7 @@ def test_level_terrain_has_no_aspect_and_counts_as_water():
 
 
 @pytest.mark.parametrize(("a", "b", "angle"), [
-    (10, 350, 20), (350, 10, 20), (0, 180, 180), (90, 271, 179), (0, 360, 0), (5, 5, 0), (200, 30, 170),
+    (10, 350, 20), (350, 10, 20), (0, 180, 180), (90, 271, 179), (0, 360, 0), (5, 5, 0), (200, 30, 170), (400, 10, 30),
 ])
 def test_angle_between_two_directions(a, b, angle):
     assert terrain.angle_between(torch.tensor(float(a)), torch.tensor(float(b))) == angle
