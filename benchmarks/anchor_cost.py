@@ -2,8 +2,8 @@
 
     python benchmarks/anchor_cost.py --out benchmarks/results/anchor_cost.md
 
-A made-up mosaic is tied to a DEM of cells of 1 and 3 px, and to points. The floor is SciPy's zoom of the same cells, the
-least that a spline surface costs.
+A made-up mosaic is tied to a DEM of cells of 1 and 3 px, and to points. The floor is SciPy's zoom of the same cells,
+the least that a spline surface costs.
 """
 
 import argparse

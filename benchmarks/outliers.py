@@ -2,9 +2,10 @@
 
     python benchmarks/outliers.py ../shared/data/scenes --out benchmarks/results/outliers.md
 
-Each scene's DEM is averaged over cells of 11 and 33 px, and compared with what the shipped weights predict of its image.
-Then single cells become 0 m, ten times. Both are in units of the usual deviation, as sat2dem_core.prediction.outliers
-measures it; FAR and FAR_OF_FEW there must lie between.
+Each scene's DEM is averaged over cells of 11 and 33 px, and compared with what the shipped weights predict of its
+image.
+Then single cells become 0 m, ten times. Both are in units of the usual deviation, as
+sat2dem_core.prediction.outliers measures it; FAR and FAR_OF_FEW there must lie between.
 """
 
 import argparse
@@ -71,10 +72,10 @@ def main() -> None:
     scenes = sorted(path.parent for path in args.scenes.glob("*/rgb.tif"))
     table = pd.DataFrame([measure(scene, cells) for scene in scenes for cells in CELLS])
     few = table.cells < FEW
+    parts = (f"{FEW} cells or more", table[~few], FAR), (f"fewer than {FEW}", table[few], FAR_OF_FEW)
     lines = [
-        f"- {name}: true cells reach {part.true.max():.1f}, a void reaches {part.voids.min():.1f} or more; the limit is "
-        f"{limit:g}."
-        for name, part, limit in ((f"{FEW} cells or more", table[~few], FAR), (f"fewer than {FEW}", table[few], FAR_OF_FEW))
+        f"- {name}: true cells reach {part.true.max():.1f}, voids at least {part.voids.min():.1f}; the limit is {far:g}."
+        for name, part, far in parts
     ]
     text = "\n".join([
         "# Blunders among anchors", "",

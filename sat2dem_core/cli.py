@@ -27,6 +27,7 @@ exit status: 0 after success; 1 after an error, which one sentence explains; 2 w
 """
 SENSORS = tuple(product for product in SOURCES if product != "glo-30")
 SURFACES = ("offset", "plane", "quadratic", "cells")  # as in prediction.anchors, which takes seconds to import
+PATIENCE = 10  # seconds for a dask scheduler to answer
 # Warnings of libraries about themselves, which users cannot act on.
 TECHNICAL = (DeprecationWarning, PendingDeprecationWarning, FutureWarning, RuntimeWarning, ResourceWarning)
 
@@ -335,7 +336,10 @@ def _data(args: argparse.Namespace) -> None:
             args.start, args.end, source(args.sensor, args.catalog, args.url),
             source("glo-30", args.elevation_catalog, args.url), args.max_cloud, exclude=tuple(args.exclude),
         )
-        region = args.region[0] if len(args.region) == 1 else _box(args.region)
+        given = args.region
+        if len(given) == 1 and re.fullmatch(r"[-\d.]+([,;] *[-\d.]+)+", given[0]):
+            raise InvalidRegion(f"--region is {given[0]}: give west south east north, four numbers with spaces between")
+        region = given[0] if len(given) == 1 else _box(given)
         return print(build(args.store, region, request, crs=args.crs, client=_client(args.scheduler)))
     from sat2dem_core.dataset.paper_folders import export_folders, fetch_iberia, import_folders
 
@@ -384,7 +388,7 @@ def _client(address: str | None) -> Any:
     with needs("cluster"):
         from dask.distributed import Client
     try:
-        return Client(address)
+        return Client(address, timeout=PATIENCE)
     except (OSError, ValueError) as error:
         raise InvalidConfig(f"no dask scheduler answers at {address} ({error}): start it, or check it") from error
 
@@ -413,8 +417,9 @@ def _predict(args: argparse.Namespace) -> None:
 
     result = predict(
         args.image, args.out, **_image_options(args), anchors=args.anchors, anchor_band=args.anchor_band,
-        surface=args.surface, vertical_datum=args.vertical_datum, interval=args.interval, domain=args.domain, style=args.style, overlap=args.overlap,
-        batch=args.batch, caution=not args.no_caution, overwrite=args.overwrite, client=_client(args.scheduler),
+        surface=args.surface, vertical_datum=args.vertical_datum, interval=args.interval, domain=args.domain,
+        style=args.style, overlap=args.overlap, batch=args.batch, caution=not args.no_caution,
+        overwrite=args.overwrite, client=_client(args.scheduler),
     )
     tags = result.tags
     gsd = tags["GROUND_SAMPLING_DISTANCE"]

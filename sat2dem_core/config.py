@@ -1,5 +1,6 @@
 """Everything that decides what a run computes, with the presets to start from."""
 
+import importlib
 import inspect
 import math
 from collections.abc import Iterable
@@ -9,7 +10,10 @@ from typing import Any, TypeVar
 from sat2dem_core.errors import InvalidConfig, choose
 
 FLIPS = {"none": (), "horizontal": (-1,), "vertical": (-2,), "both": (-1, -2)}  # the axes that are mirrored
-REGISTERED = ("method", "attention", "gradient")  # whose registries may have more names than those listed here
+REGISTRIES = {  # of settings whose choices can be added to: module and name
+    "method": ("methods", "METHODS"), "attention": ("attention", "ATTENTIONS"), "gradient": ("losses", "GRADIENTS"),
+}
+KINDS: dict[Any, Any] = {int: int, float: (int, float), bool: bool, str: str}  # of a setting: what may be given
 Value = TypeVar("Value")
 
 
@@ -108,12 +112,20 @@ class Config:
         for entry in fields(self):
             value = getattr(self, entry.name)
             kind: Any = entry.type
-            if not isinstance(value, int | float if kind is float else kind):
+            if type(value).__module__ == "numpy" and hasattr(value, "item"):  # NumPy's numbers are numbers
+                value = value.item()
+                object.__setattr__(self, entry.name, value)
+            # To Python, True is an integer.
+            if isinstance(value, bool) != (kind is bool) or not isinstance(value, KINDS[kind]):
                 raise InvalidConfig(f"{entry.name} is {value!r}: give {kind.__name__}")
         for entry in fields(self):
-            if entry.metadata["choices"] and entry.name not in REGISTERED:
-                choose(entry.name.replace("_", " "), getattr(self, entry.name), entry.metadata["choices"])
-        positive = "batch", "accumulate", "steps", "stride", "features", "validate_every", "learning_rate", "l1_weight"
+            choices, value = entry.metadata["choices"], getattr(self, entry.name)
+            if choices and value not in choices:
+                choose(entry.name.replace("_", " "), value, _registered(entry.name) or choices)
+        positive = (
+            "batch", "accumulate", "steps", "stride", "features", "critic_features", "validate_every", "learning_rate",
+            "l1_weight",
+        )
         for name in positive:
             if not 0 < getattr(self, name) < math.inf:
                 raise InvalidConfig(f"{name} is {getattr(self, name)}: give a positive number")
@@ -136,6 +148,14 @@ class Config:
         """Learning rate of the cosine schedule at a step, counted from 0."""
         rising = (step + 1) / (self.warmup * steps) if self.warmup else 1.0
         return self.learning_rate * min(rising, 0.5 * (1 + math.cos(math.pi * step / steps)))
+
+
+def _registered(name: str) -> Iterable[str]:
+    """The choices of a setting that has a registry; none for others. Only a name that is not listed needs to look."""
+    if name not in REGISTRIES:
+        return ()
+    module, registry = REGISTRIES[name]
+    return getattr(importlib.import_module(f"sat2dem_core.models.{module}"), registry)
 
 
 def meanings() -> dict[str, str]:

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from dataclasses import asdict, fields
 
+import numpy as np
 import pytest
 
 from sat2dem_core.config import PRESETS, Config, meanings, preset
@@ -91,8 +92,20 @@ def test_the_choices_in_the_help_are_those_of_the_registries(setting, registry):
     assert choices[setting] == tuple(registry)
 
 
-def test_a_registered_block_of_ones_own_is_accepted():
-    assert Config(attention="mine", method="mine", gradient="mine").attention == "mine"
+def test_a_registered_block_of_ones_own_is_accepted(monkeypatch):
+    for setting, registry in (("method", METHODS), ("attention", ATTENTIONS), ("gradient", GRADIENTS)):
+        with pytest.raises(UnknownName, match=f"unknown {setting} 'mine': choose one of"):
+            Config(**{setting: "mine"})
+        monkeypatch.setitem(registry, "mine", next(iter(registry.values())))
+        assert getattr(Config(**{setting: "mine"}), setting) == "mine"
+
+
+def test_numbers_of_numpy_are_numbers_and_truth_is_none():
+    config = Config(steps=np.int64(7), learning_rate=np.float32(0.5), crops=np.bool_(False))
+    assert (type(config.steps), type(config.learning_rate), type(config.crops)) == (int, float, bool)
+    for wrong in ({"steps": True}, {"crops": 1}, {"steps": 2.0}, {"learning_rate": "fast"}, {"critic_features": 0}):
+        with pytest.raises(InvalidConfig, match=f"{next(iter(wrong))} is "):
+            Config(**wrong)
 
 
 def test_every_setting_is_explained_in_the_documentation_and_in_the_help():

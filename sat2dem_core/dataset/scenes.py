@@ -13,7 +13,7 @@ import numpy as np
 import rioxarray  # noqa: F401  datasets have ``rio`` once this is imported
 import xarray as xr
 
-from sat2dem_core.errors import NoElevation, NoOverlap, UnreadableRaster, UnsupportedImagery, choose
+from sat2dem_core.errors import NoElevation, NoOverlap, UnknownName, UnreadableRaster, UnsupportedImagery, choose
 from sat2dem_core.paths import data_folder, downloads
 from sat2dem_core.rasters.download import fetch
 from sat2dem_core.rasters.elevation import open_elevation
@@ -81,6 +81,11 @@ def open_scene(name: str = "rocky-mountain") -> xr.Dataset:
     >>> dict(open_scene().sizes)
     {'x': 279, 'y': 263, 'band': 3}
     """
+    if name not in SCENES and Path(name).exists():
+        raise UnknownName(
+            f"{name} is no scene: train on a store of tiles (.zarr, see sat2dem data build), or in Python on "
+            "open_pair(image, dem)"
+        )
     return SCENES[choose("scene", name, SCENES)]()
 
 

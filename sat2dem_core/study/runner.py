@@ -54,7 +54,7 @@ def read_study(path: str | os.PathLike) -> list[dict[str, Any]]:
 def _read(path: str | os.PathLike) -> dict[str, Any]:
     try:
         content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError) as error:  # of the file, its text or its syntax
         raise InvalidConfig(f"{path} cannot be read as a study ({error}): give a TOML file") from error
     unknown = content.keys() - {"preset", "part", "drainage", "grid"}
     if unknown or "grid" not in content:
