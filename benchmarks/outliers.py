@@ -74,7 +74,7 @@ def main() -> None:
     few = table.cells < FEW
     parts = (f"{FEW} cells or more", table[~few], FAR), (f"fewer than {FEW}", table[few], FAR_OF_FEW)
     lines = [
-        f"- {name}: true cells reach {part.true.max():.1f}, voids at least {part.voids.min():.1f}; the limit is {far:g}."
+        f"- {name}: true cells reach {part.true.max():.1f}, voids {part.voids.min():.1f} or more; the limit is {far:g}."
         for name, part, far in parts
     ]
     text = "\n".join([
