@@ -197,6 +197,16 @@ def full_disk():
 
 
 @pytest.fixture
+def server(tmp_path):
+    """A file server with one file, ``big.bin``; tests put more into its ``folder``."""
+    folder = tmp_path / "server"
+    folder.mkdir()
+    (folder / "big.bin").write_bytes(np.random.default_rng(0).bytes(3_000_000))
+    with file_server(folder) as server:
+        yield server
+
+
+@pytest.fixture
 def listing():
     """``listing(folder)``: all its files with their content, hidden ones too."""
     return lambda folder: {path.name: path.read_bytes() for path in Path(folder).iterdir()}

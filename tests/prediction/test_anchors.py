@@ -12,6 +12,7 @@ from pyproj import CRS, Transformer
 from rasterio.transform import from_origin
 
 from sat2dem_core.errors import InvalidAnchors, InvalidConfig, MissingCRS, MissingExtra, UnknownName
+from sat2dem_core.prediction import pipeline
 from sat2dem_core.prediction.anchors import SURFACES
 from sat2dem_core.prediction.pipeline import predict
 
@@ -312,3 +313,35 @@ def test_the_vertical_datum_travels_in_the_tags(made, relief, write_raster):
     assert made("b.tif", anchors=point, vertical_datum="EGM2008").tags["VERTICAL_DATUM"] == "EGM2008"
     path = write_raster("egm.tif", coarse_dem(relief), transform=CELLS, crs="EPSG:32613+5773")
     assert made("c.tif", anchors=path).tags["VERTICAL_DATUM"] == "EGM96 height"
+
+
+def test_of_a_continental_dem_only_the_window_is_read(anchored, relief, write_raster, tmp_path, monkeypatch):
+    """A virtual mosaic of 160 gigapixels, whose other files do not even exist."""
+    path = write_raster("here.tif", coarse_dem(relief), transform=CELLS)
+    size, left, top = 400_000, 450_000 - 200_000 * 240, 4_480_000 + 200_000 * 240
+
+    def source(name, x, y):
+        return (
+            f"<SimpleSource><SourceFilename>{name}</SourceFilename><SourceBand>1</SourceBand>"
+            '<SourceProperties RasterXSize="20" RasterYSize="16" DataType="Float32" BlockXSize="20" BlockYSize="16"/>'
+            f'<SrcRect xOff="0" yOff="0" xSize="20" ySize="16"/><DstRect xOff="{x}" yOff="{y}" xSize="20" ySize="16"/>'
+            "</SimpleSource>"
+        )
+
+    wkt = CRS.from_epsg(32613).to_wkt("WKT1_GDAL")
+    continent = tmp_path / "continent.vrt"
+    continent.write_text(
+        f'<VRTDataset rasterXSize="{size}" rasterYSize="{size}"><SRS>{wkt}</SRS>'
+        f"<GeoTransform>{left}, 240, 0, {top}, 0, -240</GeoTransform>"
+        '<VRTRasterBand dataType="Float32" band="1"><NoDataValue>-9999</NoDataValue>'
+        f"{source(path, 200_000, 200_000)}{source(tmp_path / 'elsewhere.tif', 10, 10)}</VRTRasterBand></VRTDataset>",
+        encoding="utf-8",
+    )
+    assert np.abs(anchored(continent)[1] - anchored(path)[1]).max() < 0.1
+
+
+def test_residuals_stay_with_the_process_that_fitted_them(made, relief, write_raster, monkeypatch):
+    sent, finish = [], pipeline._Finish.__call__
+    monkeypatch.setattr(pipeline._Finish, "__call__", lambda self, *rows: sent.append(self) or finish(self, *rows))
+    made(anchors=write_raster("coarse.tif", coarse_dem(relief), transform=CELLS))
+    assert sent and all(step.fit.table is None for step in sent)

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from file_server import file_server
 
 from sat2dem_core.errors import CannotWrite, DamagedDownload, Unreachable
 from sat2dem_core.rasters import download
@@ -22,15 +21,6 @@ from sat2dem_core.rasters.download import fetch, unpack
 
 CONTENT = np.random.default_rng(0).bytes(3_000_000)
 SHA256 = f"sha256:{hashlib.sha256(CONTENT).hexdigest()}"
-
-
-@pytest.fixture
-def server(tmp_path):
-    folder = tmp_path / "server"
-    folder.mkdir()
-    (folder / "big.bin").write_bytes(CONTENT)
-    with file_server(folder) as server:
-        yield server
 
 
 @pytest.fixture
