@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import rioxarray  # noqa: F401  arrays have ``rio`` once this is imported
 import xarray as xr
 
 from sat2dem_core.prediction import anchors as fitting
@@ -25,7 +26,7 @@ from sat2dem_core.rasters.elevation import open_elevation
 
 CELLS = 11, 33  # px
 DRAWS = 10
-INLAND = 200.0  # meters: lower cells are left as they are, since 0 m may be true there
+INLAND = 1000.0  # meters: in lower cells a void of 0 m does little harm, and may be true
 
 
 def measure(scene: Path, cells: int) -> dict[str, float]:

@@ -11,8 +11,8 @@ from sat2dem_core.paths import PACKAGE
 
 # The modules that decide what a training run computes.
 TRAINING = (
-    "config", "scenes", "grids", "tiles", "splits", "parts", "normalize", "attention", "networks", "losses", "methods",
-    "device", "loader", "distributed", "trainer",
+    "config", "grids", "reader", "fill", "elevation", "imagery", "scenes", "tiles", "splits", "parts", "normalize",
+    "attention", "networks", "losses", "methods", "device", "loader", "distributed", "trainer",
 )
 # Fields of syntax nodes without influence on results: types, and the u of u"text".
 IGNORED = {"annotation", "returns", "type_comment", "type_params", "kind"}
