@@ -95,7 +95,7 @@ def test_every_file_that_predict_writes_can_be_evaluated_and_anchors_the_next(
         assert float(capsys.readouterr().out.splitlines()[2].split()[2]) < 0.01
 
 
-def test_info_describes_what_predict_would_do(hills_image, tiny_weights, capsys):
+def test_info_describes_what_predict_would_do(hills_image, tiny_weights, write_raster, capsys):
     command = ["info", str(hills_image), "--weights", str(tiny_weights)]
     assert main(command) == 0
     text = capsys.readouterr().out
@@ -110,6 +110,11 @@ def test_info_describes_what_predict_would_do(hills_image, tiny_weights, capsys)
     assert facts["grid"] == {"crs": "EPSG:32613", "height": 64, "width": 80, "resampled": True}
     assert facts["sun"] == 200 and not facts["sun_assumed"] and facts["gsd"] == pytest.approx(60, rel=0.01)
     assert facts["warnings"] == [] and facts["nodata_share"] == 0
+    noise = np.random.default_rng(0).integers(0, 4000, (3, 128, 160), dtype=np.uint16)
+    path = write_raster("noise.tif", noise)
+    assert main(["info", str(path), "--weights", str(tiny_weights), "--json"]) == 0
+    stretched, lowered = json.loads(capsys.readouterr().out)["warnings"]
+    assert "2nd and 98th percentile" in stretched and "relief is lowered to" in lowered
 
 
 def test_study_writes_its_table_and_report(tmp_path, capsys):

@@ -143,12 +143,7 @@ def predict(
         unit = first.unit(plan.image.gsd) if first.relative else 1.0
         amplitude = unit / max(1.0, mosaic.distance if caution and first.relative else 1.0)
         if amplitude < unit:
-            warnings.warn(
-                f"{image} lies outside the training distribution (its distance is {mosaic.distance:.2g}, and more than "
-                f"1 is out of domain): relief is lowered to {amplitude / unit:.0%}, because the model cannot know how "
-                "rugged such terrain is; --no-caution keeps it",
-                stacklevel=2,
-            )
+            warnings.warn(lowering(image, mosaic.distance), stacklevel=2)
         lows, shape = np.array(mosaic.lows) * amplitude, plan.image.grid.shape
         support = None
         if known is not None:
@@ -167,6 +162,15 @@ def predict(
             _write_files(outputs, plan, finish, tags, progress)
     return Prediction(
         out, outputs.get("interval"), outputs.get("distance"), tags, fit.table, len(mosaic.lows), mosaic.outside
+    )
+
+
+def lowering(image: object, distance: float) -> str:
+    """The warning that relief is lowered, because the median tile of an image is out of domain."""
+    return (
+        f"{image} lies outside the training distribution (its distance is {distance:.2g}, and more than 1 is out of "
+        f"domain): relief is lowered to {1 / distance:.0%}, because the model cannot know how rugged such terrain is; "
+        "--no-caution keeps it"
     )
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from pyproj import CRS
 
 from sat2dem_core.prediction.pieces import MIN_VALID_SHARE, Plan, predict_tiles, scratch_bytes
-from sat2dem_core.prediction.pipeline import check_settings, load_members, make_plan, sun_of_morning
+from sat2dem_core.prediction.pipeline import check_settings, load_members, lowering, make_plan, sun_of_morning
 from sat2dem_core.prediction.weights import DEFAULT
 from sat2dem_core.rasters.imagery import Image, open_image
 from sat2dem_core.rasters.reader import band_names, opened
@@ -116,6 +116,9 @@ def preview(
         picture = open_image(image, *members[0].gsd, bands=bands, stretch=stretch, nodata=nodata, gsd=gsd)
     plan = make_plan(picture, members, sources, sun, 0.5, 32, Path("dem.tif"))
     distances, seconds = _try_tiles(plan)
+    said = [str(warning.message) for warning in caught if warning.category is UserWarning]
+    if members[0].relative and len(distances) and np.median(distances) > 1:
+        said.append(lowering(image, float(np.median(distances))))
     count = len(plan.rows) * len(plan.columns)
     with opened(image) as file:
         size, names = file.shape, band_names(file)
@@ -129,7 +132,7 @@ def preview(
         stretch=picture.stretch, distance=float(np.median(distances)) if len(distances) else None,
         outside=float((distances > 1).mean()) if len(distances) else None, tiles=count, seconds=seconds * count,
         scratch_mb=scratch_bytes(plan) / 1e6, result_mb=pixels * 4 / 1e6,
-        warnings=tuple(str(warning.message) for warning in caught if warning.category is UserWarning),
+        warnings=tuple(said),
     )
 
 

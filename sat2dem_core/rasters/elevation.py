@@ -47,7 +47,8 @@ class Elevation:
 
     @property
     def grid(self) -> Grid:
-        return self.raster.grid
+        """That of the raster, with north at the top."""
+        return self.raster.grid.turned()
 
     def read(self, row: int, column: int, height: int, width: int) -> np.ndarray:
         """A window, (height, width) float32 meters, NaN where there is no elevation and beyond the raster."""

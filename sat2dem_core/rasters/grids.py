@@ -71,13 +71,20 @@ class Grid:
         """
         if not same_crs(self.crs, other.crs):
             return None
-        to_pixels = ~self.affine * other.affine
+        to_pixels = ~self.affine * Affine.translation(-self.turns(other), 0) * other.affine
         column, row = round(to_pixels.c), round(to_pixels.f)
         for x, y in ((0, 0), (other.width, 0), (0, other.height), (other.width, other.height)):
             at_x, at_y = to_pixels * (x, y)
             if max(abs(at_x - x - column), abs(at_y - y - row)) > SAME:
                 return None
         return row, column
+
+    def turns(self, other: "Grid") -> float:
+        """Degrees by which another grid's longitudes count from elsewhere, such as 360; 0 where either has none."""
+        if not (is_geographic(self.crs) and is_geographic(other.crs)):
+            return 0.0
+        own, others = (grid.affine * (grid.width / 2, grid.height / 2) for grid in (self, other))
+        return 360.0 * round((others[0] - own[0]) / 360)
 
     def points(self, count: int = 21) -> tuple[np.ndarray, np.ndarray]:
         """Coordinates of ``count`` x ``count`` points spread over the grid, its corners among them."""
@@ -101,6 +108,12 @@ def horizontal(crs: Any) -> CRS:
     if crs.is_bound:
         crs = crs.source_crs
     return (crs.sub_crs_list[0] if crs.is_compound else crs).to_2d()
+
+
+@lru_cache(maxsize=64)
+def is_geographic(crs: str | None) -> bool:
+    """Whether coordinates are degrees of longitude and latitude."""
+    return crs is not None and horizontal(crs).is_geographic
 
 
 @lru_cache(maxsize=64)

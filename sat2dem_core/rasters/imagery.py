@@ -16,7 +16,7 @@ from rasterio.warp import calculate_default_transform
 
 from sat2dem_core.errors import MissingCRS, UnsupportedImagery
 from sat2dem_core.rasters.fill import Margin, find_margin
-from sat2dem_core.rasters.grids import Grid, center, convergence, horizontal, pixel_size, square_size, utm_epsg
+from sat2dem_core.rasters.grids import Grid, center, convergence, is_geographic, pixel_size, square_size, utm_epsg
 from sat2dem_core.rasters.reader import Raster, band_names, check_place, check_planet, check_real, has_place, opened
 
 COLORS = {"red": ("red", "r"), "green": ("green", "g"), "blue": ("blue", "b")}
@@ -264,7 +264,7 @@ def _choose_grid(path: object, own: Grid, finest: float, coarsest: float, gsd: f
             f"{path} has pixels of {size:.3g} m, and the model was trained on {finest:.3g} to {coarsest:.3g} m: the "
             f"image is resampled to {target:.3g} m, {effect}", stacklevel=3,
         )
-    square = own.upright and 0.97 < ratio < 1.03 and not horizontal(own.crs).is_geographic
+    square = own.upright and 0.97 < ratio < 1.03 and not is_geographic(own.crs)
     if not square:
         return _utm_grid(own, target)
     return own if abs(size / target - 1) < 0.01 else _scaled_grid(own, target / size)

@@ -25,7 +25,7 @@ from rasterio.warp import reproject
 from rasterio.windows import Window
 
 from sat2dem_core.errors import MissingCRS, UnreadableRaster, UnsupportedImagery
-from sat2dem_core.rasters.grids import Grid, apply, horizontal, pixel_size, transformer
+from sat2dem_core.rasters.grids import Grid, apply, horizontal, is_geographic, pixel_size, transformer
 
 SAMPLE = 1024  # px: side of the reduced picture that the stretch and the checks are computed from
 BLOCK = 2**23  # px of the file that are in memory at a time where it is resampled
@@ -238,7 +238,8 @@ class Raster:
             return self._resampled_in_halves(file, grid, resampling, convert)
         reproject(
             self._values(file, rows, columns, convert), out,
-            src_transform=self.grid.affine * Affine.translation(columns[0], rows[0]), src_crs=self.grid.crs,
+            src_transform=Affine.translation(self.grid.turns(grid), 0) * self.grid.affine
+            * Affine.translation(columns[0], rows[0]), src_crs=self.grid.crs,
             src_nodata=np.nan, dst_transform=grid.affine, dst_crs=grid.crs, dst_nodata=np.nan, resampling=resampling,
         )
         return out
@@ -284,7 +285,7 @@ class Raster:
     def pixels_of(self, grid: Grid, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Columns and rows of this raster, as fractions, at coordinates of another grid; not finite where undefined."""
         x, y = transformer(grid.crs, self.grid.crs).transform(x, y)
-        if horizontal(self.grid.crs).is_geographic:  # longitudes count from any meridian
+        if is_geographic(self.grid.crs):  # longitudes count from any meridian
             middle = (self.grid.affine * (self.grid.width / 2, self.grid.height / 2))[0]
             x = x - 360 * np.round((x - middle) / 360)
         return apply(~self.grid.affine, np.asarray(x), np.asarray(y))

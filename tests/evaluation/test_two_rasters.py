@@ -110,6 +110,21 @@ def test_scale_feet_and_voids_of_either_raster_are_understood(raster):
     assert share == 0.9 and measures.result()["MAE"] == 0
 
 
+def test_south_up_rasters_and_other_meridians_are_the_same_place(raster):
+    dem = hills(40)
+    truth = raster("truth.tif", dem)
+    up = rasterio.Affine(30, 0, 400_000, 0, 30, 4_500_000 - 40 * 30)
+    turned = raster("up.tif", dem.flip(0), transform=up)
+    for pair in ((turned, truth), (truth, turned)):
+        measures, share = score(*pair)
+        assert share == 1 and measures.result()["MAE"] < 1e-3
+    west, east = (
+        raster(f"{lon}.tif", dem, crs="EPSG:4326", transform=rasterio.Affine(0.01, 0, lon, 0, -0.01, 40))
+        for lon in (-105.0, 255.0)
+    )
+    assert score(west, east).measures.result()["MAE"] == 0
+
+
 def test_another_vertical_datum_is_named(raster):
     dem = hills(40)
     paths = [raster(f"{code}.tif", dem, crs=f"EPSG:32630+{code}") for code in (5773, 3855)]

@@ -14,6 +14,7 @@ from rasterio.control import GroundControlPoint
 from rasterio.enums import ColorInterp, Resampling
 from rasterio.transform import Affine, from_origin
 
+from sat2dem_core.dataset.scenes import open_pair
 from sat2dem_core.errors import MissingCRS, UnreadableRaster
 from sat2dem_core.rasters.elevation import open_elevation
 from sat2dem_core.rasters.grids import Grid, convergence, pixel_sizes_by_row
@@ -166,6 +167,17 @@ def test_a_raster_across_180_degrees_or_in_0_to_360_is_read_whole(write_raster, 
     lon, lat = Transformer.from_crs(image.grid.crs, "EPSG:4326", always_xy=True).transform(x, y)
     np.testing.assert_allclose(heights[valid], field(lon % 360, lat)[valid], atol=0.3)
     assert abs(rgb[0][valid] - heights[valid]).max() < 1
+
+
+def test_grids_in_degrees_that_count_from_other_meridians_meet(write_raster, picture):
+    """An image in 0 to 360 degrees, and a DEM of the same place in -180 to 180, with pixels of another size."""
+    image = write_raster("image.tif", picture, "EPSG:4326", from_origin(254, 40, 0.01, 0.01))
+    lon, lat = -107 + 0.02 * (np.arange(120) + 0.5), 41 - 0.02 * (np.arange(100) + 0.5)
+    values, place = field(lon, lat[:, None]).astype(np.float32), from_origin(-107, 41, 0.02, 0.02)
+    dem = write_raster("dem.tif", values, "EPSG:4326", place)
+    pair = open_pair(image, dem)
+    assert pair.sizes["x"] == 80 and pair.sizes["y"] == 64
+    np.testing.assert_allclose(pair.dem, field(pair.x.values, pair.y.values[:, None]), atol=0.5)
 
 
 def test_a_south_up_raster_is_turned(write_raster, picture, slope):
