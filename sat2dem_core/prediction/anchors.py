@@ -25,6 +25,7 @@ from sat2dem_core.rasters.imagery import Image
 ORDERS = {"offset": 0, "plane": 1, "quadratic": 2}
 SURFACES = (*ORDERS, "cells")
 MIN_PREDICTED_SHARE = 0.5  # of a coarse DEM's cell, for the cell to be an anchor
+MIN_SHARE_OF_GROUP = 0.9  # of the predicted pixels of a cell: groups differ in their level, so their mean says nothing
 ROWS = 256  # of the mosaic that are in memory at a time, at least
 UNSTATED = "not stated"  # of a vertical datum
 
@@ -207,7 +208,7 @@ def _points_table(anchors: Anchors, group: zarr.Group, amplitude: float) -> pd.D
 
 
 def _cells_table(anchors: Anchors, group: zarr.Group, amplitude: float) -> pd.DataFrame:
-    """A DEM's known cells, each at its center, with the mean of the predicted heights in it and its largest group."""
+    """A DEM's known cells, each at its center, with the mean of the predicted heights in it and their group."""
     assert anchors.cells is not None
     cell, heights = anchors.cell, anchors.cells
     parts = []
@@ -218,15 +219,15 @@ def _cells_table(anchors: Anchors, group: zarr.Group, amplitude: float) -> pd.Da
         known = ~np.isnan(relief)
         count = _sums(known, cell)
         enough = (count >= MIN_PREDICTED_SHARE * cell**2) & ~np.isnan(heights[first:last])
+        label = np.zeros(count.shape, int)
+        if "group" in group:
+            label, most = _most_frequent(np.where(known, group["group"][first * cell : last * cell], -1), cell)
+            enough &= most >= MIN_SHARE_OF_GROUP * count
         rows, columns = np.nonzero(enough)
         if len(rows):
             mean = _sums(np.where(known, relief, 0.0), cell)[enough] / count[enough]
             table = {"row": (rows + first) * cell + cell // 2, "column": columns * cell + cell // 2}
-            table |= {"height": heights[first:last][enough], "predicted": mean}
-            table["group"] = np.zeros(len(rows), int)
-            if "group" in group:
-                labels = group["group"][first * cell : last * cell]
-                table["group"] = _most_frequent(np.where(known, labels, -1), cell)[enough]
+            table |= {"height": heights[first:last][enough], "predicted": mean, "group": label[enough]}
             parts.append(pd.DataFrame(table))
     empty = pd.DataFrame({name: [] for name in ("row", "column", "height", "predicted", "group")})
     return pd.concat(parts, ignore_index=True) if parts else empty
@@ -239,14 +240,14 @@ def _sums(values: np.ndarray, cell: int) -> np.ndarray:
     return np.add.reduceat(np.add.reduceat(values, columns, axis=1, dtype=kind), rows, axis=0)
 
 
-def _most_frequent(labels: np.ndarray, cell: int) -> np.ndarray:
-    """The label that most pixels of each square have; -1 is none."""
+def _most_frequent(labels: np.ndarray, cell: int) -> tuple[np.ndarray, np.ndarray]:
+    """The label that most pixels of each square have, and their number; -1 is no label."""
     best = np.zeros((-(-labels.shape[0] // cell), -(-labels.shape[1] // cell)), int)
     most = np.zeros_like(best)
     for label in np.unique(labels[labels >= 0]):
         count = _sums(labels == label, cell)
         best, most = np.where(count > most, label, best), np.maximum(count, most)
-    return best
+    return best, most
 
 
 # Outliers

@@ -13,8 +13,10 @@ from rasterio.transform import from_origin
 
 from sat2dem_core.errors import InvalidAnchors, InvalidConfig, MissingCRS, MissingExtra, UnknownName
 from sat2dem_core.prediction import pipeline
-from sat2dem_core.prediction.anchors import SURFACES
+from sat2dem_core.prediction.anchors import SURFACES, Anchors, Fit, fit_anchors
 from sat2dem_core.prediction.pipeline import predict
+from sat2dem_core.rasters import cog
+from sat2dem_core.rasters.grids import Grid
 
 
 @pytest.fixture
@@ -44,6 +46,78 @@ def tilted(relief: np.ndarray) -> np.ndarray:
     """The true elevation if the prediction were wrong by a plane alone."""
     rows, columns = np.mgrid[: relief.shape[0], : relief.shape[1]]
     return relief + 700 + 1.5 * rows - 0.8 * columns
+
+
+# The fit itself, on little mosaics
+
+
+@pytest.fixture
+def mosaic(tmp_path):
+    """``mosaic(elevation, groups)``: a store of a mosaic, (H, W) meters, with the group of each pixel if given."""
+
+    def make(elevation: np.ndarray, groups: np.ndarray | None = None):
+        store = cog.scratch(tmp_path / "mosaic.zarr", Grid(None, (30, 0, 0, 0, -30, 0), *elevation.shape), 256)
+        store["elevation"][:] = elevation
+        if groups is not None:
+            store.create_array("group", data=groups.astype(np.uint32))
+        return tmp_path / "mosaic.zarr"
+
+    return make
+
+
+def of_points(shape, kind, *rows) -> Anchors:
+    points = pd.DataFrame(rows, columns=["row", "column", "height"]).astype({"row": int, "column": int})
+    return Anchors("points", kind, shape, None, 1, points, "")
+
+
+def of_cells(heights: np.ndarray, cell: int, shape, kind="cells") -> Anchors:
+    return Anchors("a DEM", kind, shape, np.asarray(heights, float), cell, None, "")
+
+
+def test_a_cell_counts_if_half_of_it_is_predicted_and_has_the_mean_of_that(mosaic):
+    relief = np.arange(64.0).reshape(8, 8)
+    relief[:2, :4] = np.nan  # half of the first cell
+    relief[:3, 4:] = np.nan  # three quarters of the second
+    fit = fit_anchors(of_cells([[110, 120], [130, 140]], 4, (8, 8), "offset"), mosaic(relief), 2.0)
+    first, *others = fit.table.to_dict("records")
+    assert [(row["row"], row["column"]) for row in (first, *others)] == [(2, 2), (6, 2), (6, 6)]
+    assert first["predicted"] == pytest.approx(2 * np.mean([16, 17, 18, 19, 24, 25, 26, 27]))
+
+
+def test_without_an_amplitude_the_mosaic_is_taken_as_it_is(mosaic):
+    fit = fit_anchors(of_points((4, 5), "offset", (1, 2, 107.0)), mosaic(np.full((4, 5), 7.0)))
+    assert fit.table.predicted.item() == 7 and fit.surface(0, 4) == pytest.approx(100)
+
+
+@pytest.mark.parametrize("kind", ["plane", "quadratic"])
+def test_a_polynomial_is_found_again_and_leaves_other_areas_alone(mosaic, kind):
+    rows, columns = np.mgrid[:20, :30]
+    form = 3.0 * rows - 2 * columns + (0.05 * rows * columns + 0.1 * rows**2 if kind == "quadratic" else 0)
+    groups = np.where(columns < 20, 0, 1)
+    places = [(r, c, form[r, c] + 500) for r in (0, 9, 19) for c in (0, 7, 19)]
+    fit = fit_anchors(of_points((20, 30), kind, *places), mosaic(np.zeros((20, 30)), groups), lows=np.array([0, -40.0]))
+    added = fit.surface(0, 20, groups)
+    assert np.abs(added - form - 500)[:, :20].max() < 1e-3 and np.all(added[:, 20:] == 40)
+    assert fit.anchored.tolist() == [True, False] and np.abs(fit.table.residual).max() < 1e-3
+
+
+def test_areas_have_levels_of_their_own_also_where_cells_meet_both(mosaic):
+    rows, columns = np.mgrid[:16, :16]
+    groups = np.where(columns < 7, 0, 1)  # the second column of cells holds three pixels of the first group
+    truth = 1000 + 2.0 * rows
+    relief = truth - np.where(groups == 0, 300, 900)
+    cells = truth.reshape(4, 4, 4, 4).mean((1, 3))
+    fit = fit_anchors(of_cells(cells, 4, (16, 16)), mosaic(relief, groups), lows=np.zeros(2))
+    assert fit.table.group.tolist() == [0, 1, 1] * 4 and fit.table.column.tolist() == [2, 10, 14] * 4
+    np.testing.assert_allclose(relief + fit.surface(0, 16, groups), truth, atol=1e-3)
+
+
+def test_relative_heights_begin_at_zero_in_every_area():
+    fit = Fit.relative(np.array([-5.0, 12.0]), (2, 3))
+    groups = np.array([[0, 0, 1], [1, 1, 0]])
+    np.testing.assert_allclose(fit.surface(0, 2, groups), np.where(groups == 0, 5, -12))
+    assert not fit.anchored.any() and fit.table is None
+
 
 
 PLACES = [(5, 8), (20, 150), (60, 70), (110, 20), (120, 140), (90, 95), (33, 44), (70, 12)]
