@@ -110,6 +110,32 @@ def test_areas_have_levels_of_their_own_also_where_cells_meet_both(mosaic):
     fit = fit_anchors(of_cells(cells, 4, (16, 16)), mosaic(relief, groups), lows=np.zeros(2))
     assert fit.table.group.tolist() == [0, 1, 1] * 4 and fit.table.column.tolist() == [2, 10, 14] * 4
     np.testing.assert_allclose(relief + fit.surface(0, 16, groups), truth, atol=1e-3)
+    assert np.abs(fit.table.residual).max() < 1e-3
+
+
+def test_of_cells_only_predicted_pixels_decide_the_area(mosaic):
+    """Pixels that are not predicted have the label 0 in the store, whatever their cell's area."""
+    relief, groups = np.full((8, 8), 10.0), np.zeros((8, 8), int)
+    relief[:2, :4] = np.nan
+    groups[2:4, :4], groups[6, 6] = 2, 1
+    heights, lows = [[510, np.nan], [np.nan, np.nan]], np.array([3.0, 3.0, 4.0])
+    fit = fit_anchors(of_cells(heights, 4, (8, 8)), mosaic(relief, groups), lows=lows)
+    assert fit.table.group.tolist() == [2] and fit.anchored.tolist() == [False, False, True]
+    added = fit.surface(0, 8, groups)
+    assert np.allclose(added[groups == 2], 500, atol=1e-3) and np.allclose(added[groups < 2], -3)
+
+
+def test_a_tall_mosaic_is_read_in_parts_and_each_cell_once(mosaic):
+    fit = fit_anchors(of_cells(np.arange(2000.0, 2010)[:, None], 30, (300, 30), "offset"), mosaic(np.zeros((300, 30))))
+    assert fit.table.row.tolist() == [*range(15, 300, 30)] and fit.table.height.tolist() == [*range(2000, 2010)]
+
+
+def test_means_of_cells_are_met_also_where_they_jump(mosaic):
+    heights = np.random.default_rng(0).normal(2000, 100, (6, 7))
+    fit = fit_anchors(of_cells(heights, 5, (30, 35)), mosaic(np.zeros((30, 35))))
+    met = fit.surface(0, 30).reshape(6, 5, 7, 5).mean((1, 3))
+    np.testing.assert_allclose(fit.table.residual.to_numpy().reshape(6, 7), heights - met, atol=0.01)
+    assert np.abs(fit.table.residual).max() < 12  # about 100 without the rounds that correct the means
 
 
 def test_relative_heights_begin_at_zero_in_every_area():
