@@ -179,20 +179,14 @@ def _packed(values: np.ndarray) -> np.ndarray:
     return np.frombuffer(PACKING.encode(np.ascontiguousarray(values, np.float32)), np.uint8)
 
 
-def _read_strip(plan: Plan, number: int) -> dict[str, np.ndarray]:
-    """A strip's ``heights`` and ``spread``, (N, T, T) meters; ``distance`` and ``present``, (N,)."""
-    with np.load(plan.strip(number)) as file:
-        shape = len(plan.columns), plan.tile, plan.tile
-        floats = {
-            name: np.frombuffer(PACKING.decode(file[name].tobytes()), np.float32).reshape(shape)
-            for name in ("heights", "spread")
-        }
-        return floats | {name: file[name] for name in ("distance", "present")}
+def _unpacked(packed: np.ndarray, plan: Plan) -> np.ndarray:
+    """A strip's floats, (N, T, T)."""
+    return np.frombuffer(PACKING.decode(packed), np.float32).reshape(len(plan.columns), plan.tile, plan.tile)
 
 
 def measure_joint(plan: Plan, number: int) -> dict[str, Any]:
     """Measure the ``steps`` from the tiles of a strip to those below, in the next strip."""
-    a, b = (_read_strip(plan, number + i)["heights"] for i in (0, 1))
+    a, b = (_unpacked(np.load(plan.strip(number + i))["heights"], plan) for i in (0, 1))
     corner_a, corner_b = (plan.rows[number], 0), (plan.rows[number + 1], 0)
     return {"steps": [_step(plan, *pair, corner_a, corner_b) for pair in zip(a, b)]}
 
@@ -252,7 +246,9 @@ def blend_block(plan: Plan, number: int, levels: np.ndarray, groups: np.ndarray)
     for strip, row in enumerate(plan.rows):
         if row + plan.tile <= top or row >= top + height:
             continue
-        heights, spread, distance, present = _read_strip(plan, strip).values()
+        with np.load(plan.strip(strip)) as file:
+            heights, spread = (_unpacked(file[name], plan) for name in ("heights", "spread"))
+            distance, present = file["distance"], file["present"]
         for tile in np.flatnonzero(present):
             column = plan.columns[tile]
             blend.add(heights[tile] + levels[strip, tile], spread[tile], distance[tile], row - top, column)
