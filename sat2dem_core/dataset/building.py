@@ -7,10 +7,11 @@ continues where it stopped, and its store is byte for byte the one that an undis
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict
 from functools import partial
 from itertools import islice
@@ -26,8 +27,8 @@ from tqdm import tqdm
 from sat2dem_core.dataset.catalogs import Request
 from sat2dem_core.dataset.grid import PIXELS, RESOLUTION, Cell, Region, cells, overlaps, read_region
 from sat2dem_core.dataset.store import CHUNK, VERSION, open_store
-from sat2dem_core.errors import DamagedStore, Sat2DEMError, needs
-from sat2dem_core.rasters.atomic import part_of, replacing
+from sat2dem_core.errors import DamagedStore, EmptySearch, Sat2DEMError, needs
+from sat2dem_core.rasters.atomic import claimed, part_of, replacing
 
 if TYPE_CHECKING:
     from dask.distributed import Client
@@ -52,6 +53,7 @@ def build(
         InvalidRegion, EmptySearch, Unreachable, MissingAsset: see :mod:`sat2dem_core.dataset.stac`.
         MissingExtra: the packages that read catalogs are not installed.
         DamagedStore: the path holds a store or a build of another request.
+        RunBusy: another process is building the same store.
     """
     with needs("catalogs"):
         from sat2dem_core.dataset import stac
@@ -91,16 +93,45 @@ def assemble(
         before: called once, unless the store exists.
 
     Raises:
-        DamagedStore: the path holds a store or a part of another request.
+        DamagedStore: the path holds a store or a part of another request, or a tile's name could lead elsewhere.
+        RunBusy: another process is building the same store.
     """
+    for name in jobs:
+        if not re.fullmatch(r"[\w.+-]+", name) or name.startswith("."):
+            raise DamagedStore(f"{name!r} is no name of a tile: use letters, digits, and _ - + . within it")
     names = hashlib.sha256(",".join(jobs).encode()).hexdigest()
     identity = json.dumps({"request": request, "tiles": names}, sort_keys=True)
-    if path.exists():
-        if open_store(path).attrs["build"] != identity:
-            raise DamagedStore(f"{path} holds tiles of another request: remove it, or choose another path")
-        shutil.rmtree(part_of(path), ignore_errors=True)  # left over where the end of a build was interrupted
+    part = part_of(path)
+    if _is_built(path, identity):
+        shutil.rmtree(part, ignore_errors=True)  # left over where the end of a build was interrupted
         return path
-    begun = part_of(path) / "build.json"
+    with claimed(part):
+        try:
+            if _is_built(path, identity):  # by another process in the meantime
+                return path
+            _begin(part / "build.json", identity, before)
+            _collect(path, jobs, make, client, progress)
+            return _seal(path, list(jobs), attrs | {"build": identity})
+        finally:
+            with suppress(OSError):
+                part.rmdir()  # if nothing was begun
+
+
+def _is_built(path: Path, identity: str) -> bool:
+    """Whether the store exists.
+
+    Raises:
+        DamagedStore: it holds tiles of another request.
+    """
+    if not path.exists():
+        return False
+    if open_store(path).attrs["build"] != identity:
+        raise DamagedStore(f"{path} holds tiles of another request: remove it, or choose another path")
+    return True
+
+
+def _begin(begun: Path, identity: str, before: Callable[[], object]) -> None:
+    """Check that an unfinished build is of the same request, and note the request."""
     if begun.exists() and begun.read_text(encoding="utf-8") != identity:
         raise DamagedStore(
             f"{begun.parent} is an unfinished build of another request: remove it, or choose another path"
@@ -108,8 +139,6 @@ def assemble(
     before()
     with replacing(begun) as temporary:
         temporary.write_text(identity, encoding="utf-8")
-    _collect(path, jobs, make, client, progress)
-    return _seal(path, list(jobs), attrs | {"build": identity})
 
 
 def _collect(
@@ -178,6 +207,12 @@ def _seal(path: Path, names: list[str], attrs: dict) -> Path:
     shutil.rmtree(store, ignore_errors=True)
     group = zarr.open_group(store, mode="w", zarr_format=2)
     records = _pack(part, names, _create_arrays(group, len(names)))
+    if all(record.get("nodata_share") == 1 for record in records):
+        shutil.rmtree(part)
+        raise EmptySearch(
+            f"none of the {len(names)} tiles of {path} has both an image and elevation: the region is all sea or all "
+            "cloud, or its acquisitions lack what the warnings name; choose another region, period or catalog"
+        )
     _tabulate(names, records, attrs).to_zarr(store, mode="a", zarr_format=2, consolidated=False)
     zarr.consolidate_metadata(store, zarr_format=2)
     store.replace(path)

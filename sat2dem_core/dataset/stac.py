@@ -4,6 +4,7 @@ In every acquisition clouds and their shadows are masked and digital numbers bec
 takes the median over its clear days, as in the paper, which also removes most clouds that a mask misses.
 """
 
+import re
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +24,8 @@ from odc.geo.xr import xr_coords
 from pystac_client import Client
 from pystac_client.exceptions import APIError
 from pystac_client.stac_api_io import StacApiIO
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from pyproj.exceptions import ProjError
+from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
 from scipy.ndimage import binary_dilation, binary_erosion
 from urllib3 import Retry
 
@@ -49,6 +51,7 @@ NO_CACHE = {"CPL_VSIL_CURL_NON_CACHED": "/vsicurl/http"}
 # Sentinel-2 scene classes that show the surface: dark, vegetation, bare, water, unclassified, snow. Not: nodata,
 # saturated, cloud shadow, clouds of medium and high probability, cirrus (SCL; ESA's Level-2A product definition).
 SCL_CLEAR = (2, 4, 5, 6, 7, 11)
+BASELINE = re.compile(r"[Nn]?(\d{1,2})(?:\.?\d{2}|\.\d)?")  # 05.09, 5.09, and N0509 as in names of files
 # Landsat QA_PIXEL bits that hide the surface: fill, dilated cloud, cirrus, cloud, cloud shadow (USGS LSDS-1619).
 QA_HIDDEN = 0b11111
 
@@ -62,12 +65,13 @@ def _sentinel_scaling(item: pystac.Item) -> tuple[float, float]:
     if item.properties.get("earthsearch:boa_offset_applied"):
         return 1e-4, 0.0
     baseline = item.properties.get("s2:processing_baseline") or item.properties.get("processing:version")
-    if baseline is None:
+    match = BASELINE.fullmatch(str(baseline).strip())
+    if match is None:
         raise MissingAsset(
-            f"{item.id} states no processing baseline, so whether its numbers contain the offset of 1000 is unknown: "
-            "leave it out with exclude"
+            f"{item.id} states no processing baseline that can be read ({baseline!r}), so whether its numbers contain "
+            "the offset of 1000 is unknown: leave it out with exclude"
         )
-    return 1e-4, -0.1 if float(baseline) >= 4 else 0.0
+    return 1e-4, -0.1 if int(match[1]) >= 4 else 0.0
 
 
 # For each sensor: which pixels of a mask are clear, and (scale, offset) from numbers to reflectance.
@@ -78,9 +82,14 @@ SENSORS: dict[str, tuple[Callable, Callable]] = {
 
 
 def search(
-    origin: Source, bounds: Bounds, start: str | None = None, end: str | None = None, max_cloud: float | None = None
+    origin: Source, bounds: Bounds, start: str | None = None, end: str | None = None, max_cloud: float | None = None,
+    most: int | None = None,
 ) -> list[pystac.Item]:
     """The items of a source that meet a box (west, south, east, north), sorted by time and id, each once.
+
+    Args:
+        bounds: it may reach across 180 degrees.
+        most: how many items to ask for; by default all.
 
     Raises:
         Unreachable: the catalog does not answer or refuses, after all tries.
@@ -90,14 +99,36 @@ def search(
     period = f"{start}/{end}" if start else None
     try:
         client = Client.open(origin.url, stac_io=StacApiIO(max_retries=retry, timeout=(20, 60)))
-        items = client.search(collections=[origin.collection], bbox=bounds, datetime=period, limit=100, **query).items()
-        by_id = {item.id: item for item in items}
+        by_id = {
+            item.id: item for box in _boxes(bounds)
+            for item in client.search(
+                collections=[origin.collection], bbox=box, datetime=period, limit=min(100, most or 100), max_items=most,
+                **query,
+            ).items()
+        }
     except (APIError, requests.RequestException) as error:
         raise Unreachable(
             f"{origin.url} does not answer a search of {origin.collection} ({error}): try later"
         ) from error
-    wanted = (item for item in by_id.values() if not origin.platforms or _platform(item) in origin.platforms)
+    wanted = [item for item in by_id.values() if not origin.platforms or _platform(item) in origin.platforms]
+    for item in wanted:
+        if item.geometry is None and item.bbox is None:
+            warnings.warn(f"{item.id} states no place and is left out", stacklevel=2)
+    wanted = [item for item in wanted if item.geometry or item.bbox]
     return sorted(wanted, key=lambda item: (str(item.properties.get("datetime")), item.id))
+
+
+def _boxes(bounds: Bounds) -> list[Bounds]:
+    """A box as catalogs accept it, between -180 and 180 degrees: two boxes where it reaches across."""
+    west, south, east, north = bounds
+    south, north = max(south, -90.0), min(north, 90.0)
+    if east - west >= 360:
+        return [(-180.0, south, 180.0, north)]
+    if east > 180:
+        return [(west, south, 180.0, north), (-180.0, south, east - 360, north)]
+    if west < -180:
+        return [(west + 360, south, 180.0, north), (-180.0, south, east, north)]
+    return [(west, south, east, north)]
 
 
 def _platform(item: pystac.Item) -> str:
@@ -111,20 +142,22 @@ def check(request: Request, bounds: Bounds) -> None:
         EmptySearch: a catalog has nothing; the message names the filter that left nothing.
         Unreachable: see :func:`search`.
     """
-    if not search(request.elevation, bounds):
+    if not search(request.elevation, bounds, most=1):
         raise EmptySearch(
             f"{request.elevation.collection} has no elevation in {bounds}: the region lies at sea; move it to land"
         )
     imagery = request.imagery
-    if search(imagery, bounds, request.start, request.end, request.max_cloud):
+    most = None if imagery.platforms else 1  # other satellites are left out of an answer, not asked for
+    if search(imagery, bounds, request.start, request.end, request.max_cloud, most):
         return
     catalog = f"{imagery.collection} at {imagery.url}"
     cloudy = search(imagery, bounds, request.start, request.end)
     if cloudy:
-        least = min(item.properties.get("eo:cloud_cover", 100) for item in cloudy)
+        covers = [cover for item in cloudy if (cover := item.properties.get("eo:cloud_cover")) is not None]
+        clearest = f"the clearest has {min(covers):.0f} %" if covers else "none states its cloud cover"
         raise EmptySearch(
             f"{catalog} has {len(cloudy)} acquisitions from {request.start} to {request.end}, none with at most "
-            f"{request.max_cloud:g} % cloud (the clearest has {least:.0f} %): raise max_cloud or lengthen the period"
+            f"{request.max_cloud:g} % cloud ({clearest}): raise max_cloud or lengthen the period"
         )
     raise EmptySearch(
         f"{catalog} has nothing from {request.start} to {request.end} in {bounds}: choose another period, sensor or "
@@ -137,7 +170,7 @@ def composite(items: Sequence[pystac.Item], geobox: GeoBox, imagery: Source) -> 
 
     Acquisitions of one day and satellite are one look: where their frames overlap, the first clear one counts. A ring
     of one pixel around masked pixels is masked, too, because averaging mixes them into their neighbors. An item that
-    lacks an asset is left out, with a warning.
+    lacks an asset, its time, its offset or its coordinate reference system is left out, with a warning.
 
     Args:
         items: acquisitions that meet the geobox; see :func:`search`.
@@ -150,16 +183,19 @@ def composite(items: Sequence[pystac.Item], geobox: GeoBox, imagery: Source) -> 
 
     Raises:
         Unreachable: a file cannot be read, after all tries.
-        MissingAsset: the offset of an item is unknown.
     """
     needed = (*imagery.bands, imagery.mask)
     is_clear, scaling = SENSORS[imagery.sensor]
     looks: dict[tuple, np.ndarray] = {}  # by satellite and day: reflectance (3, y, x), NaN where not clear
     observed, hidden, used = 0, 0, []
-    complete = _complete(items, needed)
+    complete = _complete(items, needed, scaling)
     with ThreadPoolExecutor(READERS) as pool:
-        rasters = pool.map(lambda item: _read(item, needed, geobox, imagery), complete)
-        for item, (*bands, mask) in zip(complete, rasters):
+        rasters = pool.map(lambda item: _read_or_fault(item, needed, geobox, imagery), complete)
+        for item, read in zip(complete, rasters):
+            if isinstance(read, MissingAsset):
+                warnings.warn(f"{read}; it is left out", stacklevel=2)
+                continue
+            *bands, mask = read
             numbers = np.stack(bands)  # (3, y, x)
             inside = (numbers > 0).all(0)
             if not inside.any():
@@ -182,14 +218,23 @@ def composite(items: Sequence[pystac.Item], geobox: GeoBox, imagery: Source) -> 
     )
 
 
-def _complete(items: Sequence[pystac.Item], needed: Sequence[str]) -> list[pystac.Item]:
-    """The items that have all assets needed; warns of each that has not."""
+def _complete(items: Sequence[pystac.Item], needed: Sequence[str], scaling: Callable) -> list[pystac.Item]:
+    """The items that have all that is needed; warns of each that has not."""
     complete = []
     for item in items:
         if missing := set(needed) - set(item.assets):
-            warnings.warn(f"{item.id} has no asset {', '.join(sorted(missing))} and is left out", stacklevel=3)
+            fault = f"{item.id} has no asset {', '.join(sorted(missing))}"
+        elif not (item.properties.get("datetime") or item.properties.get("start_datetime")):
+            fault = f"{item.id} states no time"
         else:
-            complete.append(item)
+            try:
+                scaling(item)
+            except MissingAsset as error:
+                fault = str(error).split(": leave it out")[0]
+            else:
+                complete.append(item)
+                continue
+        warnings.warn(f"{fault} and is left out", stacklevel=3)
     return complete
 
 
@@ -308,7 +353,8 @@ def _in_block(
 
 
 def _meets(item: pystac.Item, square: shapely.Polygon) -> bool:
-    return shapely.intersects(shapely.geometry.shape(item.geometry), square)
+    place = shapely.geometry.shape(item.geometry) if item.geometry else shapely.box(*(item.bbox or ()))
+    return shapely.intersects(place, square)
 
 
 def _day(item: pystac.Item) -> str:
@@ -317,9 +363,9 @@ def _day(item: pystac.Item) -> str:
 
 def _sun(item: pystac.Item) -> tuple[float, float]:
     """Azimuth and elevation of the sun in degrees, under either of the names that catalogs use."""
-    properties = item.properties
-    azimuth = properties.get("view:sun_azimuth", properties.get("s2:mean_solar_azimuth", np.nan))
-    return azimuth, properties.get("view:sun_elevation", 90 - properties.get("s2:mean_solar_zenith", np.nan))
+    stated = {name: value for name, value in item.properties.items() if isinstance(value, int | float)}
+    azimuth = stated.get("view:sun_azimuth", stated.get("s2:mean_solar_azimuth", np.nan))
+    return azimuth, stated.get("view:sun_elevation", 90 - stated.get("s2:mean_solar_zenith", np.nan))
 
 
 @lru_cache(maxsize=1)
@@ -334,6 +380,7 @@ def _read(item: pystac.Item, bands: Sequence[str], geobox: GeoBox, origin: Sourc
 
     Raises:
         Unreachable: a file cannot be read, after all tries.
+        MissingAsset: the item states no coordinate reference system that exists.
     """
     _configure(tuple(HTTP.items()))
     is_elevation = not origin.mask
@@ -350,6 +397,10 @@ def _read(item: pystac.Item, bands: Sequence[str], geobox: GeoBox, origin: Sourc
                     patch_url=planetary_computer.sign if origin.signed else None,
                 )
             return [loaded[band].values[0] for band in bands]
+        except (ProjError, CRSError, ValueError, AssertionError) as error:  # odc-geo asserts that there is a CRS
+            raise MissingAsset(
+                f"{item.id} of {origin.collection} cannot be laid on a grid ({str(error) or 'its files state no place'})"
+            ) from error
         except (RasterioError, OSError) as error:
             if wait is None:
                 hrefs = ", ".join(item.assets[band].href for band in bands)
@@ -359,6 +410,16 @@ def _read(item: pystac.Item, bands: Sequence[str], geobox: GeoBox, origin: Sourc
                 ) from error
             time.sleep(wait)
     raise AssertionError("the last try neither returned nor raised")
+
+
+def _read_or_fault(
+    item: pystac.Item, bands: Sequence[str], geobox: GeoBox, origin: Source
+) -> list[np.ndarray] | MissingAsset:
+    """As :func:`_read`, but with the fault of an item that cannot be used as the result."""
+    try:
+        return _read(item, bands, geobox, origin)
+    except MissingAsset as error:
+        return error
 
 
 def _waits() -> Iterator[float | None]:

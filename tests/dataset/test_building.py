@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import xarray as xr
 from catalog import BORDER, BORDER_REGION
 from dask.distributed import Client
 from made_up import made_up, square
@@ -18,7 +19,8 @@ from made_up import made_up, square
 from sat2dem_core.dataset import stac
 from sat2dem_core.dataset.building import WAITING, assemble, build
 from sat2dem_core.dataset.store import open_store
-from sat2dem_core.errors import DamagedStore, EmptySearch, Unreachable
+from sat2dem_core.errors import DamagedStore, EmptySearch, RunBusy, Unreachable
+from sat2dem_core.rasters.atomic import claimed, part_of
 
 
 def everything(folder: Path) -> dict[str, bytes]:
@@ -132,6 +134,33 @@ def test_another_request_does_not_mix_with_what_is_there(tmp_path, built, reques
 def test_an_empty_search_leaves_nothing_behind(tmp_path, request_):
     with pytest.raises(EmptySearch):
         build(tmp_path / "sea.zarr", (-20, 40, -19.9, 40.1), request_)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_second_builder_says_so_and_the_first_goes_on(tmp_path, request_, monkeypatch):
+    monkeypatch.setattr("sat2dem_core.rasters.atomic.PATIENCE", 0.1)
+    with claimed(part_of(tmp_path / "border.zarr")), pytest.raises(RunBusy, match="another process is at work"):
+        build(tmp_path / "border.zarr", BORDER_REGION, request_, progress=False)
+
+
+@pytest.mark.parametrize("name", ["../out", "/tmp/out", "a/b", "..", ".hidden", "", "a\\b"])
+def test_names_of_tiles_do_not_lead_out_of_the_folder(tmp_path, name):
+    with pytest.raises(DamagedStore, match="is no name of a tile"):
+        assemble(tmp_path / "a.zarr", {name: 1}, made_up, {}, {}, progress=False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_region_without_any_pair_makes_no_store(tmp_path):
+    """All sea, all cloud, or acquisitions that lack what is needed: every tile is empty."""
+    def empty(job):
+        shape = 256, 256
+        scene = xr.Dataset({"rgb": (("band", "y", "x"), np.zeros((3, *shape), np.uint8))})
+        scene["dem"] = ("y", "x"), np.full(shape, np.nan, np.float32)
+        scene.attrs = {"nodata_share": 1.0}
+        return scene
+
+    with pytest.raises(EmptySearch, match="none of the 2 tiles of .*sea.zarr has both an image and elevation"):
+        assemble(tmp_path / "sea.zarr", {"a": 1, "b": 2}, empty, {}, {}, progress=False)
     assert not list(tmp_path.iterdir())
 
 

@@ -11,6 +11,8 @@ import rasterio
 import shapely
 import xarray as xr
 from catalog import BORDER, COAST, EDGE, PLACE
+from hypothesis import given
+from hypothesis import strategies as st
 from odc.geo.geobox import GeoBox
 from pyproj import Transformer
 
@@ -53,11 +55,69 @@ def test_the_offset_is_subtracted_exactly_once_whatever_the_catalog_states(world
     assert error.max() < 5e-4 and error.notnull().any()
 
 
-def test_an_item_without_a_baseline_is_refused(world):
-    item = items(world, ZONE + "20230611")[0]
+def without_time(item, world):
+    item.properties["datetime"] = item.properties["start_datetime"] = None
+
+
+def without_baseline(item, world):
     del item.properties["s2:processing_baseline"]
-    with pytest.raises(MissingAsset, match=rf"{item.id} states no processing baseline.*exclude"):
-        composite([item], PLACE.geobox, IMAGERY)
+
+
+def of_null_baseline(item, world):
+    item.properties["s2:processing_baseline"] = None
+
+
+def of_unknown_crs(item, world):
+    """Its files state none; what the item states does not matter, since the files are read."""
+    item.properties["proj:epsg"] = 999_999
+    name = item.assets["red"].href.rsplit("/", 1)[1]
+    with rasterio.open(world.folder / name) as file:
+        profile, values = file.profile, file.read()
+    profile |= {"driver": "GTiff", "crs": None}
+    with rasterio.open(world.folder / f"without-{name}", "w", **profile) as file:
+        file.write(values)
+    item.assets["red"].href = item.assets["red"].href.replace(name, f"without-{name}")
+
+
+def without_mask(item, world):
+    del item.assets["scl"]
+
+
+@pytest.mark.parametrize(("spoil", "words"), [
+    (without_time, "states no time"), (without_baseline, "states no processing baseline"),
+    (of_null_baseline, "baseline that can be read .None."), (of_unknown_crs, "cannot be laid on a grid"),
+    (without_mask, "has no asset scl"),
+])
+def test_an_untidy_item_is_left_out_and_named(world, spoil, words):
+    good, bad = items(world, ZONE + "20230601", ZONE + "20230611")
+    spoil(bad, world)
+    with pytest.warns(UserWarning, match=rf"{bad.id} .*{words}.* left out"):
+        picture = composite([good, bad], PLACE.geobox, IMAGERY)
+    assert picture.attrs["acquisitions"] == [good.id]
+    assert float(np.abs(picture.reflectance - truth(PLACE.geobox)[0]).max()) < 5e-4
+
+
+@pytest.mark.parametrize(("baseline", "offset"), [
+    ("N0509", -0.1), ("05.09", -0.1), (5.09, -0.1), ("N0214", 0.0), ("02.14", 0.0), (4, -0.1), ("04.00", -0.1),
+])
+def test_a_baseline_is_understood_as_catalogs_and_names_of_files_write_it(world, baseline, offset):
+    item = items(world, ZONE + "20230611")[0]
+    item.properties["s2:processing_baseline"] = baseline
+    assert stac.SENSORS["sentinel-2"][1](item) == (1e-4, offset)
+
+
+def test_angles_of_the_sun_may_be_missing(world):
+    item = items(world, ZONE + "20230601")[0]
+    item.properties |= {"view:sun_azimuth": None, "view:sun_elevation": None}
+    assert np.isnan(composite([item], PLACE.geobox, IMAGERY).attrs["sun_azimuth"])
+
+
+@given(st.floats(-185, 180), st.floats(-90, 89), st.floats(0.01, 9))
+def test_boxes_across_180_degrees_are_asked_in_two(west, south, size):
+    boxes = stac._boxes((west, south, west + size, south + size))
+    assert all(-180 <= box[0] <= box[2] <= 180 and -90 <= box[1] <= box[3] <= 90 for box in boxes)
+    assert sum(box[2] - box[0] for box in boxes) == pytest.approx(size)
+    assert len(boxes) == (1 if west >= -180 and west + size <= 180 else 2)
 
 
 @pytest.mark.parametrize(("name", "offset"), [
@@ -113,14 +173,6 @@ def test_bits_of_qa_pixel():
     is_clear = stac.SENSORS["landsat"][0]
     clear, cloud, shadow, snow, fill = 21824, 22280, 23888, 30048, 1
     assert is_clear(np.array([clear, snow])).all() and not is_clear(np.array([cloud, shadow, fill])).any()
-
-
-def test_an_item_without_its_mask_is_left_out_with_a_warning(world):
-    good, bad = items(world, ZONE + "20230601", ZONE + "20230611")
-    del bad.assets["scl"]
-    with pytest.warns(UserWarning, match=f"{bad.id} has no asset scl"):
-        picture = composite([good, bad], PLACE.geobox, IMAGERY)
-    assert picture.attrs["acquisitions"] == [good.id]
 
 
 def test_reflectance_to_uint8():
