@@ -399,7 +399,7 @@ def _read(item: pystac.Item, bands: Sequence[str], geobox: GeoBox, origin: Sourc
             return [loaded[band].values[0] for band in bands]
         except (ProjError, CRSError, ValueError, AssertionError) as error:  # odc-geo asserts that there is a CRS
             raise MissingAsset(
-                f"{item.id} of {origin.collection} cannot be laid on a grid ({str(error) or 'its files state no place'})"
+                f"{item.id} of {origin.collection} cannot be laid on a grid ({str(error) or 'a file states no place'})"
             ) from error
         except (RasterioError, OSError) as error:
             if wait is None:

@@ -47,28 +47,47 @@ def part_of(path: Path) -> Path:
 
 
 @contextmanager
-def claimed(folder: Path) -> Iterator[None]:
-    """Make a folder that no other process writes in during the context; remove the half-written files of a killed one.
+def locked(path: Path, patience: float = -1) -> Iterator[None]:
+    """Hold a lock on a path, which need not exist, during the context; others wait for it.
 
-    The operating system holds the lock, on a file next to the folder, and releases it when the process ends, even if
-    it is killed. Where no lock can be had (on some network drives, or if the parent folder is not writable), the
-    context locks nothing.
+    The operating system holds the lock, on a file next to the path, and releases it when the process ends, even if it
+    is killed. Where no lock can be had (on some network drives, or if the parent folder is not writable), the context
+    locks nothing.
+
+    Args:
+        patience: seconds to wait; -1 for any time.
 
     Raises:
-        RunBusy: another process still has the folder after ``PATIENCE`` seconds.
-        CannotWrite: the folder cannot be made.
+        RunBusy: another process still has the lock.
     """
     from filelock import FileLock, Timeout  # its import takes a tenth of a second, for which --help need not wait
 
     # Not filelock's own way out where the system has no locks: a marker, which a killed process would leave for ever.
-    lock = FileLock(f"{folder.resolve()}.lock", timeout=PATIENCE, fallback_to_soft=False)
+    lock = FileLock(f"{path.resolve()}.lock", timeout=patience, fallback_to_soft=False)
     try:
         lock.acquire()
     except Timeout:
-        raise RunBusy(f"another process is at work in {folder}: wait until it ends, or choose another folder") from None
+        raise RunBusy(f"another process is at work in {path}: wait until it ends, or choose another folder") from None
     except OSError:
         pass  # no lock to be had
     try:
+        yield
+    finally:
+        if lock.is_locked:
+            with suppress(OSError):  # Windows removes no open file
+                os.unlink(lock.lock_file)  # before the release: a waiting process notices, and makes a new one
+            lock.release()
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Make a folder that no other process writes in during the context; remove the half-written files of a killed one.
+
+    Raises:
+        RunBusy: another process still has the folder after ``PATIENCE`` seconds; see :func:`locked`.
+        CannotWrite: the folder cannot be made.
+    """
+    with locked(folder, PATIENCE):
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -76,8 +95,3 @@ def claimed(folder: Path) -> Iterator[None]:
         for leftover in folder.glob(".*.[0-9]*"):
             leftover.unlink(missing_ok=True)
         yield
-    finally:
-        if lock.is_locked:
-            with suppress(OSError):  # Windows removes no open file
-                os.unlink(lock.lock_file)  # before the release: a waiting process notices, and makes a new one
-            lock.release()

@@ -17,7 +17,7 @@ import requests
 from tqdm import tqdm
 
 from sat2dem_core.errors import CannotWrite, DamagedDownload, Unreachable
-from sat2dem_core.rasters.atomic import cannot_write, part_of
+from sat2dem_core.rasters.atomic import cannot_write, locked, part_of
 
 ATTEMPTS = 5  # in a row without progress
 TIMEOUT = 60.0  # seconds without a byte
@@ -28,7 +28,8 @@ def fetch(url: str, path: Path, checksum: str, *, size: int | None = None, progr
     """Download a file and verify it, unless ``path`` already holds it.
 
     The bytes collect in a part file next to ``path``. After an interruption the transfer continues where it stopped,
-    within a call and in the next one, if the server allows ranges. Only a verified file is renamed to ``path``.
+    within a call and in the next one, if the server allows ranges. Only a verified file is renamed to ``path``. Of two
+    processes that fetch one file, one waits for the other.
 
     Args:
         checksum: ``sha256:…`` or ``md5:…``.
@@ -39,28 +40,34 @@ def fetch(url: str, path: Path, checksum: str, *, size: int | None = None, progr
         DamagedDownload: the checksum differs. A file just downloaded is removed; one found at ``path`` is kept.
         CannotWrite: the disk is full or the folder not writable.
     """
-    if path.is_file():
-        if _digest(path, checksum) == checksum:
-            return path
-        raise DamagedDownload(
-            f"{path} is not the file that {url} offers (its {checksum.split(':')[0]} differs): remove it, and start "
-            "again to download it"
-        )
     part = part_of(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _transfer_all(url, part, size, progress)
+        with locked(part):  # another process may be downloading the same file: then it is there afterwards
+            if path.is_file():
+                return _verified(path, url, checksum)
+            _transfer_all(url, part, size, progress)
+            if _digest(part, checksum) != checksum:
+                part.unlink()
+                raise DamagedDownload(
+                    f"the download of {url} does not have the checksum {checksum}; it was removed: start again to "
+                    "download it"
+                )
+            part.replace(path)
     except OSError as error:
         raise CannotWrite(
             f"cannot write {part} ({error.strerror or error}): make room, or set SAT2DEM_DATA to another folder"
         ) from error
-    if _digest(part, checksum) != checksum:
-        part.unlink()
-        raise DamagedDownload(
-            f"the download of {url} does not have the checksum {checksum}; it was removed: start again to download it"
-        )
-    part.replace(path)
     return path
+
+
+def _verified(path: Path, url: str, checksum: str) -> Path:
+    if _digest(path, checksum) == checksum:
+        return path
+    raise DamagedDownload(
+        f"{path} is not the file that {url} offers (its {checksum.split(':')[0]} differs): remove it, and start again "
+        "to download it"
+    )
 
 
 def unpack(archive: Path, folder: Path) -> Path:

@@ -9,6 +9,7 @@ import tarfile
 import time
 import zipfile
 from email.utils import formatdate
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,13 @@ def get(server, tmp_path):
     target = tmp_path / "here" / "big.bin"
     address = f"{server.url}/big.bin"
     return lambda checksum=SHA256, **options: fetch(address, target, checksum, progress=False, **options)
+
+
+def test_of_two_that_fetch_one_file_one_waits_for_the_other(get, server):
+    with ThreadPoolExecutor(2) as pool:
+        paths = [future.result() for future in [pool.submit(get), pool.submit(get)]]
+    assert paths[0] == paths[1] and paths[0].read_bytes() == CONTENT
+    assert len([name for name, _ in server.requests if name == "big.bin"]) == 1
 
 
 def test_a_file_is_fetched_once(get, server):
