@@ -45,11 +45,14 @@ def address(path: str | os.PathLike) -> str:
     (``NETCDF:"a.nc":z``).
     """
     text = os.fspath(path)
-    return text if text.startswith("/vsi") or re.match(r"[A-Za-z][\w+]+:", text) else str(Path(text).absolute())
+    elsewhere = text.startswith("/vsi") or re.match(r"[A-Za-z][\w+]+:", text)
+    return text if elsewhere and not Path(text).exists() else str(Path(text).absolute())
 
 
 def local_file(path: str | os.PathLike) -> Path | None:
     """The file on this computer that a raster is read from, which may be an archive; None for one on the network."""
+    if Path(path).exists():
+        return Path(path)
     text = re.sub(r"^(zip|tar|gzip|file)://|^/vsi(zip|tar|gzip)/", "", os.fspath(path))
     if "://" in text or text.startswith("/vsi"):
         return None

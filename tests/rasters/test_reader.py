@@ -219,6 +219,11 @@ def test_archives_addresses_and_virtual_rasters_are_opened(tmp_path, write_raste
     assert [local_file(name) for name in names] == [path, path, *[tmp_path / "p.zip"] * 2, None, None]
 
 
+def test_a_colon_in_the_name_of_a_file_is_a_colon(write_raster, picture):
+    path = write_raster("NETCDF:1.tif", picture)
+    assert np.array_equal(open_image(path, 30, 30).read(0, 0, 64, 80)[0], picture) and local_file(path) == path
+
+
 def test_jpeg_2000_is_read(write_raster, tmp_path, picture):
     smooth = np.repeat(np.linspace(20, 220, 80, dtype=np.uint8)[None], 64, 0)
     path = tmp_path / "image.jp2"
