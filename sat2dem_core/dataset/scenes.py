@@ -198,13 +198,12 @@ def _check_values(path: object, raster: Raster, stretch: tuple[float, float] | N
 
 def _as_dataset(rgb: np.ndarray, heights: np.ndarray, grid: Grid) -> xr.Dataset:
     transform = grid.affine
-    scene = xr.Dataset(
-        {"rgb": (("band", "y", "x"), rgb), "dem": (("y", "x"), heights.astype(np.float32))},
-        {
-            "x": transform.c + transform.a * (np.arange(grid.width) + 0.5),
-            "y": transform.f + transform.e * (np.arange(grid.height) + 0.5), "band": ["red", "green", "blue"],
-        },
-    )
+    scene = xr.Dataset(coords={
+        "x": transform.c + transform.a * (np.arange(grid.width) + 0.5),
+        "y": transform.f + transform.e * (np.arange(grid.height) + 0.5), "band": ["red", "green", "blue"],
+    })
+    scene["rgb"] = ("band", "y", "x"), rgb
+    scene["dem"] = ("y", "x"), heights.astype(np.float32)
     scene = scene.rio.write_crs(grid.crs).rio.write_transform(transform)
     scene.dem.attrs = {"units": "m", "long_name": "elevation"}
     for name in ("rgb", "dem"):
