@@ -24,7 +24,8 @@ import zarr
 from scipy.ndimage import zoom
 
 from sat2dem_core.models.device import processor
-from sat2dem_core.prediction.anchors import ROWS, Anchors, fit_anchors
+from sat2dem_core.prediction.anchors import Anchors, fit_anchors
+from sat2dem_core.prediction.pieces import ROWS
 from sat2dem_core.prediction.support import measure_support
 from sat2dem_core.rasters import cog
 from sat2dem_core.rasters.atomic import replacing

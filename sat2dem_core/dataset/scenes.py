@@ -19,7 +19,7 @@ from sat2dem_core.rasters.download import fetch
 from sat2dem_core.rasters.elevation import open_elevation
 from sat2dem_core.rasters.fill import find_margin
 from sat2dem_core.rasters.grids import Grid, transformer
-from sat2dem_core.rasters.imagery import find_bands, to_bytes, warn_of_margin
+from sat2dem_core.rasters.imagery import check_stretch, find_bands, to_bytes, warn_of_margin
 from sat2dem_core.rasters.reader import Raster, check_place, check_real, opened
 
 # The files of spDataLarge, each at the commit that holds it; origin and terms: data/README.md.
@@ -118,7 +118,6 @@ def open_pair(
     files = [image] if isinstance(image, str | os.PathLike) else list(image)
     rgb, valid, grid = _read_image(files, bands, stretch, image_nodata)
     elevation = open_elevation(dem, dem_band, dem_nodata)
-    averages = elevation.raster.pixels_per_pixel(grid) > 1.01
     heights = elevation.on(grid)
     if np.isnan(heights).all() and not elevation.raster.touches(grid):
         raise _no_overlap(files[0], grid, dem, elevation.grid)
@@ -126,7 +125,7 @@ def open_pair(
     scene = _as_dataset(rgb, np.where(valid, heights, np.nan), grid)
     scene.attrs.update(
         name=Path(files[0]).stem, image=", ".join(Path(file).name for file in files), elevation=Path(dem).name,
-        resampling="average" if averages else "cubic",
+        resampling="average" if elevation.raster.averages(grid) else "cubic",
         stretch="uint8 as read" if stretch is None else f"{stretch[0]:g} to {stretch[1]:g} onto 0 to 255",
     )
     return _crop_to_elevation(scene, dem)
@@ -192,8 +191,7 @@ def _check_values(path: object, raster: Raster, stretch: tuple[float, float] | N
             f"{path} holds {raster.dtype}, from {float(known.min()):g} to {float(known.max()):g}, not uint8: "
             "say with stretch=(low, high) which values become 0 and 255"
         )
-    if stretch is not None and not stretch[0] < stretch[1]:
-        raise UnsupportedImagery(f"{path}: stretch={stretch} must go from a lower to a higher value")
+    check_stretch(path, stretch)
 
 
 def _as_dataset(rgb: np.ndarray, heights: np.ndarray, grid: Grid) -> xr.Dataset:

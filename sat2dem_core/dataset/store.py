@@ -34,12 +34,13 @@ def open_store(path: str | os.PathLike) -> xr.Dataset:
     """
     path = Path(path)
     if not path.is_dir():
-        part = part_of(path)
-        raise DamagedStore(
-            f"{path} is not finished: the command that began it continues where it stopped" if part.is_dir()
-            else f"{path} is a file, and a store of tiles is a folder such as valley.zarr: build or import one"
-            if path.exists() else f"{path} does not exist: build or import it, or check the path"
-        )
+        if part_of(path).is_dir():
+            raise DamagedStore(f"{path} is not finished: the command that began it continues where it stopped")
+        if path.exists():
+            raise DamagedStore(
+                f"{path} is a file, and a store of tiles is a folder such as valley.zarr: build or import one"
+            )
+        raise DamagedStore(f"{path} does not exist: build or import it, or check the path")
     try:
         dataset = xr.open_zarr(path, chunks=None, consolidated=True)
     except (OSError, ValueError, KeyError) as error:

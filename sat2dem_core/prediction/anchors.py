@@ -18,6 +18,7 @@ from scipy.ndimage import distance_transform_edt
 from sat2dem_core.errors import InvalidAnchors, InvalidConfig, choose
 from sat2dem_core.prediction.anchor_sources import is_dem, locate, read_dem, read_points
 from sat2dem_core.prediction.outliers import deviations_of_points, deviations_on_grid, without_outliers
+from sat2dem_core.prediction.pieces import ROWS
 from sat2dem_core.prediction.robust import robust_least_squares
 from sat2dem_core.prediction.spline import CellSpline
 from sat2dem_core.rasters.imagery import Image
@@ -26,7 +27,6 @@ ORDERS = {"offset": 0, "plane": 1, "quadratic": 2}
 SURFACES = (*ORDERS, "cells")
 MIN_PREDICTED_SHARE = 0.5  # of a coarse DEM's cell, for the cell to be an anchor
 MIN_SHARE_OF_GROUP = 0.9  # of the predicted pixels of a cell: groups differ in their level, so their mean says nothing
-ROWS = 256  # of the mosaic that are in memory at a time, at least
 UNSTATED = "not stated"  # of a vertical datum
 
 

@@ -10,7 +10,8 @@ import numpy as np
 import zarr
 from scipy.ndimage import distance_transform_edt
 
-from sat2dem_core.prediction.anchors import ROWS, Anchors, Fit
+from sat2dem_core.prediction.anchors import Anchors, Fit
+from sat2dem_core.prediction.pieces import ROWS
 
 BLOCKS = 8  # in the width of a tile: how finely distances are measured
 

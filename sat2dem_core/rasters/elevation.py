@@ -12,7 +12,9 @@ from rasterio.io import DatasetReader
 from sat2dem_core.errors import NoElevation
 from sat2dem_core.rasters.fill import find_margin
 from sat2dem_core.rasters.grids import Grid
-from sat2dem_core.rasters.reader import Raster, band_names, check_place, check_real, members, opened
+from sat2dem_core.rasters.reader import (
+    Raster, band_names, band_number, check_place, check_real, listed_bands, members, opened,
+)
 from sat2dem_core.terrain import HIGHEST, LOWEST
 
 FOOT, SURVEY_FOOT = 0.3048, 1200 / 3937
@@ -147,19 +149,17 @@ def open_elevation(
 
 
 def _band(file: DatasetReader, path: object, band: int | str | None) -> int:
-    names = band_names(file)
     if band is None:
+        names = band_names(file)
         if file.count == 1:
             return 1
         if names.count("elevation") == 1:
             return names.index("elevation") + 1
-        listed = ", ".join(filter(None, file.descriptions)) or "without names"
+        listed = listed_bands(file)
         raise NoElevation(f"{path} has {file.count} bands ({listed}): say which is elevation, with --band")
-    text = str(band).strip().lower()
-    number = int(text) if text.isdigit() else names.index(text) + 1 if text in names else 0
-    if not 1 <= number <= file.count:
-        listed = ", ".join(filter(None, file.descriptions)) or "without names"
-        raise NoElevation(f"{path} has no band {band}: choose among its {file.count} ({listed})")
+    number = band_number(file, band)
+    if number is None:
+        raise NoElevation(f"{path} has no band {band}: choose among its {file.count} ({listed_bands(file)})")
     return number
 
 

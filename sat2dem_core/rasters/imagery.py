@@ -17,7 +17,9 @@ from rasterio.warp import calculate_default_transform
 from sat2dem_core.errors import MissingCRS, UnsupportedImagery
 from sat2dem_core.rasters.fill import Margin, find_margin
 from sat2dem_core.rasters.grids import Grid, center, convergence, is_geographic, pixel_size, square_size, utm_epsg
-from sat2dem_core.rasters.reader import Raster, band_names, check_place, check_planet, check_real, has_place, opened
+from sat2dem_core.rasters.reader import (
+    Raster, band_names, band_number, check_place, check_real, has_place, listed_bands, opened,
+)
 
 COLORS = {"red": ("red", "r"), "green": ("green", "g"), "blue": ("blue", "b")}
 NUMBERED = re.compile(r"(?:sr_)?b(0?\d{1,2}a?)")  # a mission's numbers: B4, B04, SR_B4, B8A
@@ -110,7 +112,6 @@ def open_image(
     with opened(path) as file:
         raster = Raster.of(file, path, find_bands(file, path, bands), nodata)
         check_real(raster)
-        check_planet(file, path)
         if gsd is None or has_place(file):
             _check_place(file, path)
     if raster.grid.crs is None:
@@ -225,18 +226,13 @@ def _mission(file: DatasetReader, path: object, texts: Iterable[str], numbers: s
 
 
 def _chosen_band(file: DatasetReader, path: object, band: str) -> int:
-    text, names, number = band.strip().lower(), band_names(file), None
-    if text.isdigit():
-        number = int(text)
-    elif text in names:
-        number = names.index(text) + 1
-    elif text in COLORS:
+    text, number = band.strip().lower(), band_number(file, band)
+    if number is None and text in COLORS:
         number = _color_band(file, text)
         if number is None and (numbered := _numbered_bands(file, path)):
             number = numbered[list(COLORS).index(text)]
-    if number is None or not 1 <= number <= file.count:
-        known = ", ".join(filter(None, file.descriptions)) or "without names"
-        raise UnsupportedImagery(f"{path} has no band {band}: choose among its {file.count} ({known})")
+    if number is None:
+        raise UnsupportedImagery(f"{path} has no band {band}: choose among its {file.count} ({listed_bands(file)})")
     return number
 
 
@@ -303,8 +299,7 @@ def _look_at(image: Image, looks_for_fill: bool, stretch: tuple[float, float] | 
             valid &= ~(values == margin.value).all(0)
     if not valid.any():
         raise UnsupportedImagery(f"{path} has no valid pixel: give another image, or another nodata value")
-    if stretch is not None and not stretch[0] < stretch[1]:
-        raise UnsupportedImagery(f"{path}: stretch={stretch} must go from a lower to a higher value")
+    check_stretch(path, stretch)
     if stretch is None and image.raster.dtype != "uint8":
         stretch = _percentiles(path, values[:, valid])
     red, _, blue = values[:, valid].astype(np.float32)
@@ -314,6 +309,16 @@ def _look_at(image: Image, looks_for_fill: bool, stretch: tuple[float, float] | 
             f"{', '.join(map(str, image.bands))} are used as red, green and blue", stacklevel=3,
         )
     return replace(image, stretch=stretch)
+
+
+def check_stretch(path: object, stretch: tuple[float, float] | None) -> None:
+    """Check that a stretch, if there is one, rises.
+
+    Raises:
+        UnsupportedImagery: it does not.
+    """
+    if stretch is not None and not stretch[0] < stretch[1]:
+        raise UnsupportedImagery(f"{path}: stretch={stretch} must go from a lower to a higher value")
 
 
 def warn_of_margin(path: object, margin: Margin, keep: str) -> None:

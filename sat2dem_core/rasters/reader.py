@@ -215,8 +215,7 @@ class Raster:
             offset = self.grid.offset(grid)
             if offset is not None:
                 return self._cut(file, *offset, *grid.shape, convert)
-            average = self.pixels_per_pixel(grid) > 1.01
-            return self._resampled(file, grid, Resampling.average if average else finer, convert)
+            return self._resampled(file, grid, Resampling.average if self.averages(grid) else finer, convert)
 
     def _cut(
         self, file: DatasetReader, row: int, column: int, height: int, width: int, convert: Convert | None
@@ -293,6 +292,10 @@ class Raster:
             x = x - 360 * np.round((x - middle) / 360)
         return apply(~self.grid.affine, np.asarray(x), np.asarray(y))
 
+    def averages(self, grid: Grid) -> bool:
+        """Whether several pixels of this raster fall into one of another grid, so that they are averaged there."""
+        return self.pixels_per_pixel(grid) > 1.01
+
     def pixels_per_pixel(self, grid: Grid) -> float:
         """How many pixels of this raster the side of one of another grid spans, at the center of that."""
         middle_x, middle_y = grid.width / 2, grid.height / 2
@@ -345,7 +348,7 @@ def check_place(file: DatasetReader, path: object) -> None:
             f"{path} does not say where on Earth it lies (no coordinate reference system or geotransform): set both "
             f"with gdal_edit.py -a_srs EPSG:… -a_ullr WEST NORTH EAST SOUTH {name}"
         )
-    check_planet(file, path)
+    _check_planet(file, path)
     grid = own_grid(file)
     x, y = grid.points(3)
     if file.crs.is_geographic and (np.abs(y).max() > 91 or np.abs(x).max() > 541):
@@ -361,13 +364,9 @@ def check_place(file: DatasetReader, path: object) -> None:
         )
 
 
-def check_planet(file: DatasetReader, path: object) -> None:
-    """Check that a file's coordinate reference system, if it has one, is the Earth's.
-
-    Raises:
-        MissingCRS: it is another planet's.
-    """
-    ellipsoid = horizontal(file.crs).ellipsoid if file.crs and has_place(file) else None
+def _check_planet(file: DatasetReader, path: object) -> None:
+    """Check that a file's coordinate reference system is the Earth's."""
+    ellipsoid = horizontal(file.crs).ellipsoid
     if ellipsoid is not None and abs(ellipsoid.semi_major_metre / 6_378_137 - 1) > 0.01:
         raise MissingCRS(
             f"{path} lies on a body with a radius of {ellipsoid.semi_major_metre / 1000:.0f} km, not on the Earth: "
@@ -386,6 +385,19 @@ def check_real(raster: Raster) -> None:
             f"{raster.path} holds complex numbers ({raster.dtype}): give real ones, reflectance or uint8 for an image "
             "and meters for a DEM"
         )
+
+
+def band_number(file: DatasetReader, band: int | str) -> int | None:
+    """The number of a band, from 1, given by number or name; None if there is no such band."""
+    text, names = str(band).strip().lower(), band_names(file)
+    if text.isdigit():
+        return int(text) if 1 <= int(text) <= file.count else None
+    return names.index(text) + 1 if text in names else None
+
+
+def listed_bands(file: DatasetReader) -> str:
+    """The names of a file's bands, for a message."""
+    return ", ".join(filter(None, file.descriptions)) or "without names"
 
 
 def band_names(file: DatasetReader) -> list[str]:
