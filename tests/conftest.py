@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 
 import matplotlib
@@ -187,11 +187,14 @@ def full_disk():
     @contextmanager
     def limit(size: int):
         before = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))  # Python ignores SIGXFSZ: writes fail instead
-        try:
-            yield os.strerror(errno.EFBIG)
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        # Where standard error is a file, the limit would hold for it, too, and a bar of tqdm that cannot be written
+        # keeps tqdm's lock: every bar of another thread would then wait for ever.
+        with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stderr(nowhere):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))  # Python ignores SIGXFSZ: writes fail instead
+            try:
+                yield os.strerror(errno.EFBIG)
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
     return limit
 
