@@ -103,6 +103,11 @@ class Config:
         help="number format: float32 as in the paper, or 16 bits for convolutions where the device supports "
         "them natively (mixed); statistics of norms, last layer, losses and metrics stay in float32",
     )
+    tf32: bool = setting(
+        False,
+        help="let NVIDIA GPUs since Ampere round what float32 convolutions and matrix products multiply to TF32, which "
+        "keeps 10 of 23 bits of the fraction: faster, and less exact; false for float32 on every GPU",
+    )
     compile: bool = setting(
         False, help="fuse the operations between convolutions with torch.compile; the first step then takes a minute"
     )

@@ -24,7 +24,7 @@ def test_paper_preset_is_the_authors_settings():
         "gradient": "none", "gradient_weight": 20, "second_weight": Config.second_weight,
         "learning_rate": 2e-4, "batch": 32, "accumulate": 1, "schedule": "plateau", "warmup": Config.warmup, "ema": 0,
         "steps": Config.steps, "epochs": 500, "validate_every": 1, "flips": "both", "crops": False,
-        "precision": "float32", "compile": False, "seed": 0,
+        "precision": "float32", "tf32": False, "compile": False, "seed": 0,
     }
     method = build_method(preset("paper", method="drpan"))
     method.start(meters=1.0, gsd=(30.0, 30.0))

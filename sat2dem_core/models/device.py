@@ -1,8 +1,11 @@
-"""The device that networks run on: how to pick it, its 16-bit type, its name, and advice where its memory is full."""
+"""The device that networks run on: how to pick it, its number formats, its name, and what to do when memory is full."""
 
 import os
 import platform
-from collections.abc import Callable
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -26,6 +29,69 @@ def half_type(device: torch.device) -> torch.dtype | None:
     capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     native = device.type == "cpu" and any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
     return torch.bfloat16 if native else None
+
+
+class _Float32:
+    """Whether PyTorch may round float32 to TF32, as switches of the whole process, which threads share."""
+
+    def __init__(self) -> None:
+        self.lock, self.users, self.before = threading.Lock(), 0, (("ieee", "ieee"), False)
+
+    def enter(self, wanted: str) -> None:
+        with self.lock:
+            if not self.users:
+                self.before = self.read()
+            self.write((wanted, wanted), self.before[1])
+            self.users += 1
+
+    def leave(self) -> None:
+        with self.lock:
+            self.users -= 1
+            if not self.users:
+                self.write(*self.before)
+
+    # PyTorch 2.9 added ``fp32_precision`` and refuses to read the older switches once somebody has set the new ones
+    # otherwise. torch.compile still reads the older ones (github.com/pytorch/pytorch/issues/166387), and PyTorch before
+    # 2.9 has no others: so these are the ones to set, unless the caller has set the new ones.
+    def read(self) -> tuple[tuple[str, str], bool]:
+        """The formats of matrix products and of convolutions, and whether they were set by the new switches."""
+        cudnn = torch.backends.cudnn
+        try:
+            return (torch.get_float32_matmul_precision(), "tf32" if cudnn.allow_tf32 else "ieee"), False
+        except RuntimeError:
+            return (torch.backends.cuda.matmul.fp32_precision, cudnn.conv.fp32_precision), True
+
+    def write(self, formats: tuple[str, str], new: bool) -> None:
+        matmul, convolution = formats
+        if new:
+            torch.backends.cuda.matmul.fp32_precision = matmul
+            torch.backends.cudnn.conv.fp32_precision = convolution
+            return
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # PyTorch 2.9 to 2.12 advise to use the new switches
+            torch.set_float32_matmul_precision({"ieee": "highest", "tf32": "high"}.get(matmul, matmul))
+            torch.backends.cudnn.allow_tf32 = convolution == "tf32"
+
+
+_FLOAT32 = _Float32()
+
+
+@contextmanager
+def float32_as(tf32: bool) -> Iterator[None]:
+    """Compute in float32 or in TF32 during the context, whatever was set before; that is put back afterwards.
+
+    Without it, PyTorch lets a GPU since Ampere round the inputs of float32 convolutions to TF32, but not those of
+    matrix products. The switches belong to the whole process: contexts of several threads must ask for the same format,
+    and the last of them to end puts back what was set before the first.
+
+    Args:
+        tf32: let the inputs of convolutions and matrix products be rounded to TF32.
+    """
+    _FLOAT32.enter("tf32" if tf32 else "ieee")
+    try:
+        yield
+    finally:
+        _FLOAT32.leave()
 
 
 def processor() -> str:

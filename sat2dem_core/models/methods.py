@@ -53,7 +53,6 @@ class Method(nn.Module):
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.reduced == torch.float16)
         if self.device.type == "cuda":
             torch.backends.cudnn.benchmark = True  # every batch has one shape
-            torch.backends.cuda.matmul.allow_tf32 = self.reduced is not None  # convolutions use it by default
         for name, network in self.named_children():
             if self.reduced is not None and self.device.type == "cuda":  # the layout that tensor cores read
                 network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

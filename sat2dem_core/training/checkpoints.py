@@ -11,7 +11,7 @@ import math
 import os
 import warnings
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -27,7 +27,7 @@ from sat2dem_core.dataset.normalize import Normalization, scale_image
 from sat2dem_core.dataset.parts import GIVEN, Data, every_tile, prepare, source_of
 from sat2dem_core.dataset.tiles import Tiles
 from sat2dem_core.errors import CannotWrite, DamagedCheckpoint, RunExists, Sat2DEMError
-from sat2dem_core.models.device import pick_device
+from sat2dem_core.models.device import float32_as, pick_device
 from sat2dem_core.models.methods import Method, build_method
 from sat2dem_core.models.networks import UNet
 from sat2dem_core.rasters.atomic import replacing
@@ -132,9 +132,10 @@ def same_run(meta: dict[str, Any], identity: dict[str, Any], folder: Path, accep
     Raises:
         RunExists: config, data or code differ; the message names the settings or modules that do.
     """
+    meta = meta | {"config": asdict(Config()) | meta.get("config", {})}  # a setting that is newer than the run
     for part in ("config", "data"):
         if meta.get(part) != identity[part]:
-            stored, wanted = meta.get("config", {}), identity["config"]
+            stored, wanted = meta["config"], identity["config"]
             other = ", ".join(f"{name}={stored.get(name)}" for name in wanted if stored.get(name) != wanted[name])
             raise RunExists(
                 f"{folder} holds a run with other {part}{other and f' ({other})'}: choose another folder, or remove it"
@@ -207,7 +208,8 @@ class Model:
         """Normalized elevation for uint8 tiles, an array of any kind: (N, 3, T, T) to (N, T, T) float32 on the CPU."""
         device = next(self.generator.parameters()).device
         parts = (torch.as_tensor(np.asarray(rgb[start : start + batch])) for start in range(0, len(rgb), batch))
-        return torch.cat([self.generator(scale_image(part.to(device))).squeeze(1).float().cpu() for part in parts])
+        with float32_as(self.config.tf32):
+            return torch.cat([self.generator(scale_image(part.to(device))).squeeze(1).float().cpu() for part in parts])
 
 
 def load_model(path: str | os.PathLike) -> Model:

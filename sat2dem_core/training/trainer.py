@@ -30,7 +30,7 @@ from sat2dem_core.config import Config
 from sat2dem_core.dataset.parts import Data, prepare
 from sat2dem_core.digest import module_digests
 from sat2dem_core.errors import InvalidConfig, NonFiniteLoss, OutOfMemory
-from sat2dem_core.models.device import is_out_of_memory, memory_advice, pick_device, processor
+from sat2dem_core.models.device import float32_as, is_out_of_memory, memory_advice, pick_device, processor
 from sat2dem_core.models.methods import build_method
 from sat2dem_core.paths import cache_folder
 from sat2dem_core.rasters.atomic import claimed, replacing
@@ -81,7 +81,7 @@ def train(
         run = cache_folder() / "runs" / f"{config.method}-{config.normalization}-{key}"
     folder = Path(run)
     trainer = _Trainer(config, data, folder, identity, group)
-    with group.together(folder), nullcontext() if group.rank else claimed(folder):
+    with group.together(folder), nullcontext() if group.rank else claimed(folder), float32_as(config.tf32):
         trainer.resume(accept_changed_code)
         trainer.fit(progress and not group.rank, tensorboard and not group.rank)
     return Run(folder, data)

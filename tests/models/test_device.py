@@ -1,11 +1,14 @@
 """Which device computes, in which 16-bit type, and the advice where its memory is full."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
 from sat2dem_core.config import preset
 from sat2dem_core.models import device
-from sat2dem_core.models.device import half_type, memory_advice, pick_device
+from sat2dem_core.models.device import float32_as, half_type, memory_advice, pick_device
 
 
 def test_each_process_of_a_launcher_has_a_gpu_of_its_own(monkeypatch):
@@ -52,3 +55,64 @@ def test_memory_advice_hides_no_other_error():
 
     with pytest.raises(RuntimeError, match="something else"):
         memory_advice(16, preset("cpu"), attempt)
+
+
+# --- float32 and TF32 -------------------------------------------------------------------------------------------------
+
+
+def switches() -> tuple[str, bool]:
+    return torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+
+
+@pytest.fixture
+def untouched():
+    """PyTorch's own settings, before and after."""
+    assert switches() == ("highest", True)
+    yield
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = True
+
+
+def test_float32_is_float32_unless_tf32_is_asked_for_and_the_switches_are_put_back(untouched):
+    for tf32, meanwhile in ((False, ("highest", False)), (True, ("high", True))):
+        with pytest.raises(KeyboardInterrupt), float32_as(tf32):
+            assert switches() == meanwhile
+            raise KeyboardInterrupt
+        assert switches() == ("highest", True)
+    torch.set_float32_matmul_precision("medium")
+    with float32_as(False):
+        assert switches() == ("highest", False)
+    assert switches() == ("medium", True)
+
+
+def test_threads_that_overlap_share_the_switches_and_the_last_puts_them_back(untouched):
+    one, other = float32_as(False), float32_as(False)
+    one.__enter__()
+    other.__enter__()
+    one.__exit__(None, None, None)
+    assert switches() == ("highest", False)
+    other.__exit__(None, None, None)
+    assert switches() == ("highest", True)
+
+
+NEW = """
+import torch
+from sat2dem_core.models.device import float32_as
+
+backends = torch.backends
+formats = lambda: (backends.cuda.matmul.fp32_precision, backends.cudnn.conv.fp32_precision)
+backends.fp32_precision = "tf32"  # of all operations that have no format of their own
+backends.cuda.matmul.fp32_precision = "tf32"
+with float32_as(False):
+    assert formats() == ("ieee", "ieee"), formats()
+with float32_as(True):
+    assert formats() == ("tf32", "tf32"), formats()
+assert formats() == ("tf32", "tf32"), formats()
+"""
+
+
+@pytest.mark.skipif(not hasattr(torch.backends, "fp32_precision"), reason="PyTorch before 2.9")
+def test_a_program_that_set_the_new_switches_of_pytorch_gets_them_back():
+    """In a process of its own: PyTorch does not forget which switches were set."""
+    done = subprocess.run([sys.executable, "-W", "error", "-c", NEW], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -14,6 +14,7 @@ from sat2dem_core.errors import (
     RunExists, UnknownName, WrongShape,
 )
 from sat2dem_core.models import methods
+from sat2dem_core.models.networks import UNet
 from sat2dem_core.training import checkpoints, trainer
 from sat2dem_core.training.checkpoints import load_checkpoint, load_model
 from sat2dem_core.training.trainer import train
@@ -125,6 +126,36 @@ def test_global_random_state_is_left_alone(go, small):
     assert torch.equal(before[0], torch.get_rng_state()) and (before[1] == np.random.get_state()[1]).all()
     torch.manual_seed(12)  # and does not decide anything
     assert_same_run(run, go(small, "again"))
+
+
+@pytest.mark.parametrize("tf32", [False, True])
+def test_steps_validations_and_predictions_compute_in_the_format_of_the_config(go, small, monkeypatch, tf32):
+    """The switches mean something on GPUs alone, but can be read everywhere."""
+    switches = lambda: (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32)
+    forward, seen, before = UNet.forward, set(), switches()
+
+    def observed(network, image):
+        seen.add((switches(), torch.is_inference_mode_enabled()))
+        return forward(network, image)
+
+    monkeypatch.setattr(UNet, "forward", observed)
+    run = go(replace(small, tf32=tf32))
+    wanted = ("high", True) if tf32 else ("highest", False)
+    assert seen == {(wanted, False), (wanted, True)} and switches() == before == ("highest", True)
+    seen.clear()
+    run.model().predict(run.data.test.rgb)
+    assert seen == {(wanted, True)} and switches() == before
+
+
+def test_a_run_from_before_a_setting_existed_goes_on_if_the_setting_has_its_default(go, small, tmp_path):
+    interrupt(go, small, 1)
+    path = tmp_path / "run" / "last.json"
+    meta = json.loads(path.read_text(encoding="utf-8"))
+    del meta["config"]["tf32"]
+    path.write_text(json.dumps(meta), encoding="utf-8")
+    with pytest.raises(RunExists, match=r"run holds a run with other config \(tf32=False\)"):
+        go(replace(small, tf32=True))
+    assert go(small).log.step.tolist() == [2, 4, 6]
 
 
 def test_epochs_count_passes_over_the_tiles(go, small):
