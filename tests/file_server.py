@@ -26,7 +26,9 @@ class State:
 
     Attributes:
         faults: for a file's name, what happens to its next requests, one after the other: a status code, a pair of a
-            status code and headers, ``"cut"`` (the connection ends half way), ``"stall"`` (no byte for 30 s) or None.
+            status code and headers, ``"cut"`` (the connection ends half way), ``"stall"`` (no byte for 30 s),
+            ``"endless"`` (the file again and again, without a length), ``{"length": text}`` (that as the length) or
+            None.
         requests: every request that came, as (name, Range header or None).
         ranges: whether byte ranges are honored.
         compress: whether files go out compressed to clients that accept it.
@@ -112,13 +114,18 @@ def serve(folder: Path) -> None:
                 self.head(206, {"Content-Length": len(data), "Content-Range": place} | encoding | kind)
             else:
                 offer = {"Accept-Ranges": "bytes"} if state.ranges else {}
-                self.head(200, {"Content-Length": len(data)} | offer | encoding | kind)
+                length = {} if fault == "endless" else {"Content-Length": len(data)}
+                if isinstance(fault, dict):
+                    length = {"Content-Length": fault["length"]}
+                self.head(200, length | offer | encoding | kind)
             if body:
                 try:
                     self.wfile.write(data[: len(data) // 2] if fault == "cut" else data)
+                    while fault == "endless":
+                        self.wfile.write(data)
                 except OSError:  # the client went away
                     pass
-            if fault == "cut":
+            if fault in ("cut", "endless") or isinstance(fault, dict):
                 self.close_connection = True
 
         def head(self, code: int, headers: dict):

@@ -3,6 +3,9 @@
 import os
 import re
 import shutil
+import sys
+import warnings
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -23,15 +26,23 @@ from sat2dem_core.errors import (
 )
 from sat2dem_core.paths import downloads
 from sat2dem_core.rasters.atomic import cannot_write, part_of
-from sat2dem_core.rasters.download import ask, fetch, unpack
+from sat2dem_core.rasters.download import (
+    amount, ask, check_origin, check_room, fetch, free_space, origin, unpack,
+)
 from sat2dem_core.rasters.elevation import open_elevation
+from sat2dem_core.rasters.names import name_fault
 from sat2dem_core.rasters.reader import Raster, opened
 
 SENSOR_FOLDERS = {"sentinel-2": "sentinel_images", "landsat": "landsat_images"}  # the authors' names
+ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")  # what is unpacked
+OTHER_ARCHIVES = (".7z", ".rar", ".gz", ".bz2", ".xz", ".zst")
 
 
 def fetch_iberia(record: str = ZENODO, progress: bool = True) -> tuple[Path, str]:
     """Download and unpack the paper's data set as its Zenodo record lists it.
+
+    The archives may have any names: what is in them decides. A folder that an earlier version of the record was
+    unpacked to, and a disk with too little room, are noticed before the download begins.
 
     Args:
         record: address of the record in Zenodo's API.
@@ -44,11 +55,49 @@ def fetch_iberia(record: str = ZENODO, progress: bool = True) -> tuple[Path, str
     """
     folder = downloads("iberia")
     files, license = listing(record)
+    unpacked = _unpacked_names([file["name"] for file in files])
     for file in files:
-        archive = fetch(file["url"], folder / file["name"], file["checksum"], size=file["size"], progress=progress)
-        if archive.name.endswith((".zip", ".tar", ".tar.gz", ".tgz")):
-            unpack(archive, folder / archive.name.split(".")[0])
+        if file["name"] in unpacked:
+            check_origin(folder / unpacked[file["name"]], folder / file["name"], file["checksum"])
+        elif file["name"].endswith(OTHER_ARCHIVES):
+            warnings.warn(
+                f"{record} lists {file['name']}, which this program cannot unpack: unpack it in {folder} yourself if "
+                "tiles are missing", stacklevel=2,
+            )
+    _announce(folder, files, unpacked, progress)
+    for file in files:
+        path = fetch(file["url"], folder / file["name"], file["checksum"], size=file["size"], progress=progress)
+        if file["name"] in unpacked:
+            unpack(path, folder / unpacked[file["name"]], file["checksum"])
     return folder, license
+
+
+def _unpacked_names(names: list[str]) -> dict[str, str]:
+    """For each archive the name of the folder that it is unpacked to: up to its first dot, if that is unique."""
+    archives = [name for name in names if name.endswith(ARCHIVES)]
+    short = {name: str(Path(name).with_name(Path(name).name.split(".")[0])) for name in archives}
+    count = Counter(short.values())
+    return {name: short[name] if count[short[name]] == 1 else f"{name}-unpacked" for name in archives}
+
+
+def _announce(folder: Path, files: list[dict], unpacked: dict[str, str], progress: bool) -> None:
+    """Print how much is still to download and to unpack, if anything is.
+
+    Raises:
+        CannotWrite: the disk has less room. Unpacked, an archive is at least as large as it was.
+    """
+    sizes = {file["name"]: file["size"] for file in files}
+    missing = {name: size for name, size in sizes.items() if not (folder / name).exists()}
+    parts = [part_of(folder / name) for name in missing]
+    to_download = max(sum(missing.values()) - sum(part.stat().st_size for part in parts if part.exists()), 0)
+    to_unpack = sum(sizes[name] for name, target in unpacked.items() if not (folder / target).exists())
+    needed = to_download + to_unpack
+    check_room(folder, needed, f"the data set ({amount(to_download)} to download, the rest to unpack)")
+    if needed and progress:
+        free = free_space(folder)
+        place = f"{folder}, where {amount(free)} are free" if free is not None else folder
+        text = f"{amount(to_download)} to download, and at least {amount(to_unpack)} to unpack, in {place}"
+        tqdm.write(text, file=sys.stderr)
 
 
 def listing(record: str) -> tuple[list[dict], str]:
@@ -58,26 +107,38 @@ def listing(record: str) -> tuple[list[dict], str]:
         For each file ``name``, ``size`` in bytes, ``checksum`` and ``url``; and the license.
 
     Raises:
-        Unreachable: there is no answer, or not that of a Zenodo record.
+        Unreachable: there is no answer, or not that of a Zenodo record, or the name of a file leads elsewhere.
     """
     response = ask(record)
     try:
         content = response.json()
-        files = [
-            {
-                "name": Path(file["key"]).name, "size": file["size"], "checksum": file["checksum"],
-                "url": file["links"]["self"],
-            }
-            for file in content["files"]
-        ]
-        license = content.get("metadata", {}).get("license", {}).get("id", "")
+        files = [_entry(file) for file in content["files"]]
+        license = str(content.get("metadata", {}).get("license", {}).get("id", ""))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Unreachable(
             f"{record} does not list files as a Zenodo record does ({error!r}): check the address"
         ) from error
     if not files:
         raise Unreachable(f"{record} lists no files: is the record open?")
+    for file in files:
+        fault = name_fault(file["name"]) or "begins with a dot" * Path(file["name"]).name.startswith(".")
+        if fault:
+            raise Unreachable(f"{record} lists a file {file['name']!r}, whose name {fault}: do not trust the record")
     return files, license
+
+
+def _entry(file: dict) -> dict:
+    """What is used of a record's entry for a file.
+
+    Raises:
+        ValueError, KeyError, TypeError, AttributeError: it lacks something, or its size or checksum are none.
+    """
+    name, size, checksum, url = str(file["key"]), file["size"], file["checksum"], str(file["links"]["self"])
+    if not re.fullmatch(r"md5:[0-9a-f]{32}|sha256:[0-9a-f]{64}", checksum):
+        raise ValueError(f"{checksum!r} is no checksum")
+    if type(size) is not int or size < 0:
+        raise ValueError(f"{size!r} is no size")
+    return {"name": name, "size": size, "checksum": checksum, "url": url}
 
 
 def export_folders(path: str | os.PathLike, folder: str | os.PathLike) -> Path:
@@ -129,12 +190,13 @@ def import_folders(
     """Make a store from the paper's folders, wherever they lie under ``folder``.
 
     Elevation is ``original_DEM_cell_<i>.tif``, images lie in a folder named after the sensor, and both are paired by
-    the number after the last underscore, never by position. NaN stays NaN (the authors set it to 0 m).
+    the number after the last underscore, never by position. NaN stays NaN (the authors set it to 0 m). The store keeps
+    the checksums of the archives that the files were unpacked from, where their folders tell them.
 
     Raises:
         UnknownName: no such sensor.
         DamagedStore: an image has no DEM or a DEM no image, a number occurs twice, or a file is no tile; the message
-            names the files.
+            names the files. Or the store exists, and was made from another version of the data set.
     """
     folder, path = Path(folder), Path(path)
     images, dems = _pairs(folder, SENSOR_FOLDERS[choose("sensor", sensor, SENSOR_FOLDERS)])
@@ -143,8 +205,16 @@ def import_folders(
     jobs = {names.get(str(number), f"cell_{number:05d}"): (images[number], dems[number]) for number in sorted(dems)}
     if len(jobs) < len(dems):
         raise DamagedStore(f"{table} names a tile twice: give each number a tile of its own")
-    attrs = {"sensor": sensor, "license": license}
-    return assemble(path, jobs, _read_pair, {"folder": folder.name, "sensor": sensor}, attrs, progress=progress)
+    attrs, request = {"sensor": sensor, "license": license}, {"folder": folder.name, "sensor": sensor}
+    if archives := _archives(folder, [*images.values(), *dems.values()]):
+        request["archives"] = " ".join(archives)  # otherwise left out, so that stores of earlier versions are known
+    return assemble(path, jobs, _read_pair, request, attrs, progress=progress)
+
+
+def _archives(folder: Path, files: list[Path]) -> list[str]:
+    """The checksums of the archives that files in a folder were unpacked from."""
+    parents = {parent for file in files for parent in file.parents if parent.is_relative_to(folder)}
+    return sorted({origin(parent) for parent in parents} - {""})
 
 
 def _pairs(folder: Path, kind: str) -> tuple[dict[int, Path], dict[int, Path]]:
@@ -186,11 +256,16 @@ def _names(table: Path) -> dict[str, str]:
     if not table.is_file():
         return {}
     try:
-        return dict(line.split(",") for line in table.read_text(encoding="utf-8").splitlines()[1:])
+        names = dict(line.split(",") for line in table.read_text(encoding="utf-8").splitlines()[1:])
     except ValueError as error:
         raise DamagedStore(
             f"{table} does not list a number and a name in each line ({error}): correct or remove it"
         ) from error
+    for number, name in names.items():
+        fault = name_fault(name) or "names a folder" * ("/" in name)
+        if fault:
+            raise DamagedStore(f"{table} gives tile {number} the name {name!r}, which {fault}: correct or remove it")
+    return names
 
 
 def _read_pair(pair: tuple[Path, Path]) -> xr.Dataset:

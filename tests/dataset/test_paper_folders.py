@@ -13,7 +13,7 @@ import xarray as xr
 from sat2dem_core.dataset.building import assemble
 from sat2dem_core.dataset.grid import PIXELS, Cell
 from sat2dem_core.dataset.paper_folders import export_folders, fetch_iberia, import_folders, listing
-from sat2dem_core.dataset.store import CHUNK, open_store
+from sat2dem_core.dataset.store import TOGETHER, open_store
 from sat2dem_core.errors import CannotWrite, DamagedStore, UnknownName, Unreachable
 from sat2dem_core.rasters import download
 
@@ -184,17 +184,30 @@ def test_a_damaged_list_of_names_is_refused(folder, line):
 
 def test_tiles_without_elevation_do_not_spoil_the_normalization_of_others(tmp_path):
     """As over open sea, where a whole chunk of the store has none."""
-    names = {Cell(32630, number, 570).id: number for number in range(CHUNK + 2)}
+    names = {Cell(32630, number, 570).id: number for number in range(TOGETHER + 2)}
 
     def sea(number: int) -> xr.Dataset:
         scene = make(number)
-        return scene.assign(dem=scene.dem.where(number >= CHUNK))
+        return scene.assign(dem=scene.dem.where(number >= TOGETHER))
 
     store = assemble(tmp_path / "sea.zarr", names, sea, {}, {"sensor": "landsat"}, progress=False)
     folder = export_folders(store, tmp_path / "sea")
-    for number, value in ((0, np.nan), (CHUNK, -1), (CHUNK + 1, 1)):
+    for number, value in ((0, np.nan), (TOGETHER, -1), (TOGETHER + 1, 1)):
         with rasterio.open(folder / f"normalized_dem/normalized_DEM_cell_{number}.tif") as file:
             np.testing.assert_array_equal(file.read(1), value)
+
+
+@pytest.mark.parametrize(("name", "fault"), [
+    ("../up", "leads to a parent folder"), ("in/two", "names a folder"), ("/two", "is an absolute path"),
+    ("C:two", "names a drive"), (r"in\two", "contains a backslash"), ("a\0b", "contains a NUL byte"),
+    ("", "names no file"),
+])
+def test_a_name_in_a_list_cannot_lead_outside(folder, name, fault):
+    (folder / "tiles.csv").write_text(f"number,tile\n3,{name}\n", encoding="utf-8")
+    with pytest.raises(DamagedStore) as refused:
+        take(folder)
+    assert f"tiles.csv gives tile 3 the name {name!r}, which {fault}" in str(refused.value)
+    assert not (folder.parent / "taken.zarr").exists()
 
 
 @pytest.mark.parametrize("size", [0, 300])
@@ -247,8 +260,24 @@ def test_a_record_lists_its_files_and_its_license(server):
     assert files == [{"name": "big.bin", "size": len(CONTENT), "checksum": checksum, "url": f"{server.url}/big.bin"}]
 
 
-def test_a_name_in_a_record_cannot_lead_outside(server):
-    assert listing(record(server, ["big.bin"], key="../../big.bin"))[0][0]["name"] == "big.bin"
+@pytest.mark.parametrize(("name", "fault"), [
+    ("../../big.bin", "leads to a parent folder"), ("/big.bin", "is an absolute path"), ("..", "leads to a parent"),
+    ("C:big.bin", "names a drive"), (r"..\big.bin", "contains a backslash"), ("", "names no file"),
+    ("big\0.bin", "contains a NUL byte"), (".zip", "begins with a dot"), ("a/.zip", "begins with a dot"),
+])
+def test_a_name_in_a_record_cannot_lead_outside(server, name, fault):
+    with pytest.raises(Unreachable) as refused:
+        listing(record(server, ["big.bin"], key=name))
+    assert f"lists a file {name!r}, whose name {fault}" in str(refused.value)
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"size": "many"}, "'many' is no size"), ({"size": -1}, "-1 is no size"), ({"size": True}, "True is no size"),
+    ({"checksum": "crc32:0"}, "'crc32:0' is no checksum"), ({"checksum": "0"}, "'0' is no checksum"),
+])
+def test_a_size_or_a_checksum_that_is_none_is_refused(server, changes, message):
+    with pytest.raises(Unreachable, match=f"does not list files as a Zenodo record does .*{message}"):
+        listing(record(server, ["big.bin"], **changes))
 
 
 @pytest.mark.parametrize(("content", "message"), [

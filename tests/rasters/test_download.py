@@ -5,6 +5,7 @@ import hashlib
 import io
 import os
 import shutil
+import stat
 import tarfile
 import time
 import zipfile
@@ -18,7 +19,7 @@ import pytest
 from sat2dem_core.errors import CannotWrite, DamagedDownload, Unreachable
 from sat2dem_core.rasters import download
 from sat2dem_core.rasters.atomic import part_of
-from sat2dem_core.rasters.download import fetch, unpack
+from sat2dem_core.rasters.download import NOTE, fetch, origin, unpack
 
 CONTENT = np.random.default_rng(0).bytes(3_000_000)
 SHA256 = f"sha256:{hashlib.sha256(CONTENT).hexdigest()}"
@@ -108,6 +109,30 @@ def test_a_stalled_transfer_ends(get, server, waits, monkeypatch):
     assert get().read_bytes() == CONTENT and len(waits) == 1
 
 
+def test_more_bytes_than_announced_end_the_transfer(get, server, waits, tmp_path):
+    message = r"big\.bin sends more than the {} bytes that were announced; what came was removed"
+    with pytest.raises(DamagedDownload, match=message.format("2,000,000")):
+        get(size=2_000_000)  # the server announces more than the record
+    assert not os.listdir(tmp_path / "here")
+    server.set(faults={"big.bin": ["endless"]})
+    with pytest.raises(DamagedDownload, match=message.format("3,000,000")):
+        get(size=3_000_000)
+    assert not os.listdir(tmp_path / "here") and not waits
+
+
+def test_an_endless_transfer_ends_with_the_disk(get, server, waits, full_disk):
+    """Where neither the record nor the server announces a size."""
+    server.set(faults={"big.bin": ["endless"]})
+    with full_disk(4_000_000), pytest.raises(CannotWrite, match="make room"):
+        get()
+
+
+@pytest.mark.parametrize("length", ["many", "-5", "3_000_000"])
+def test_a_length_that_is_no_number_counts_as_none(get, server, waits, length):
+    server.set(faults={"big.bin": [{"length": length}]})
+    assert get().read_bytes() == CONTENT
+
+
 def test_a_missing_file_is_an_error_at_once(server, tmp_path, waits):
     with pytest.raises(Unreachable, match="answers 404.*check the address"):
         fetch(f"{server.url}/none.bin", tmp_path / "none.bin", SHA256, progress=False)
@@ -167,12 +192,15 @@ def archive(path: Path, members: dict[str, bytes]) -> Path:
     if path.suffix == ".zip":
         with zipfile.ZipFile(path, "w") as file:
             for name, content in members.items():
-                file.writestr(name, content)
+                file.writestr(name.replace("\0", "{NUL}"), content)
+        path.write_bytes(path.read_bytes().replace(b"{NUL}", b"\0" * 5))  # the standard library writes none
     else:
         with tarfile.open(path, "w:gz") as file:
             for name, content in members.items():
                 info = tarfile.TarInfo(name)
                 info.size = len(content)
+                if "\0" in name:  # a name in a record of its own may hold it
+                    info.name, info.pax_headers = "short", {"path": name}
                 file.addfile(info, io.BytesIO(content))
     return path
 
@@ -187,26 +215,116 @@ def test_an_archive_is_unpacked_once(tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", ["a.zip", "a.tar.gz"])
-@pytest.mark.parametrize("name", ["../outside.txt", "in/../../outside.txt", "/tmp/outside-sat2dem.txt"])
-def test_members_outside_the_folder_are_refused(tmp_path, kind, name):
+@pytest.mark.parametrize(("name", "fault"), [
+    ("../outside.txt", "leads to a parent folder"), ("in/../../outside.txt", "leads to a parent folder"),
+    ("/tmp/outside-sat2dem.txt", "is an absolute path"), ("C:outside.txt", "names a drive"),
+    ("in\\..\\outside.txt", "contains a backslash"), ("in/one\0.txt", "contains a NUL byte"),
+])
+def test_members_outside_the_folder_are_refused(tmp_path, kind, name, fault):
     path = archive(tmp_path / kind, {"good.txt": b"1", name: b"evil"})
-    if kind == "a.tar.gz" and name.startswith("/"):  # the standard library makes it relative
-        assert (unpack(path, tmp_path / "out") / name.lstrip("/")).read_bytes() == b"evil"
-    else:
-        with pytest.raises(DamagedDownload, match="outside.*do not trust it"):
-            unpack(path, tmp_path / "out")
-        assert os.listdir(tmp_path) == [kind]
-    assert not Path("/tmp/outside-sat2dem.txt").exists()
+    with pytest.raises(DamagedDownload) as refused:
+        unpack(path, tmp_path / "out")
+    told = name.replace("\0", "\0" * 5) if kind == "a.zip" else name
+    assert f"{path}: the member {told!r} {fault} and could be written outside" in str(refused.value)
+    assert os.listdir(tmp_path) == [kind] and not Path("/tmp/outside-sat2dem.txt").exists()
 
 
-def test_links_that_lead_outside_are_refused(tmp_path):
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE])
+def test_links_and_devices_are_refused(tmp_path, kind):
     with tarfile.open(tmp_path / "a.tar", "w") as file:
         info = tarfile.TarInfo("link")
-        info.type, info.linkname = tarfile.SYMTYPE, "../../secret"
+        info.type, info.linkname = kind, "../../secret"
         file.addfile(info)
-    with pytest.raises(DamagedDownload, match="do not trust it"):
+    with pytest.raises(DamagedDownload, match=r"a\.tar: the member 'link' is a link or a device .*do not trust it"):
         unpack(tmp_path / "a.tar", tmp_path / "out")
     assert os.listdir(tmp_path) == ["a.tar"]
+
+
+def test_links_in_a_zip_are_refused(tmp_path):
+    link = zipfile.ZipInfo("link")
+    link.create_system, link.external_attr = 3, (stat.S_IFLNK | 0o777) << 16
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as file:
+        file.writestr(link, "../../secret")
+    with pytest.raises(DamagedDownload, match=r"a\.zip: the member 'link' is a link or a device"):
+        unpack(tmp_path / "a.zip", tmp_path / "out")
+    assert os.listdir(tmp_path) == ["a.zip"]
+
+
+def test_archives_of_a_folder_are_unpacked(tmp_path):
+    """As ``tar -C folder .`` and most programs for zip files make them, with members for the folders."""
+    source = tmp_path / "source"
+    (source / "in").mkdir(parents=True)
+    (source / "in/one.txt").write_bytes(b"1")
+    for kind in ("zip", "gztar"):
+        path = Path(shutil.make_archive(str(tmp_path / kind), kind, source))
+        assert (unpack(path, tmp_path / f"out-{kind}") / "in/one.txt").read_bytes() == b"1"
+
+
+def test_an_encrypted_archive_is_refused(tmp_path):
+    path = archive(tmp_path / "a.zip", {"one.txt": b"1"})
+    spoiled = bytearray(path.read_bytes())
+    spoiled[spoiled.index(b"PK\1\2") + 8] |= 1  # the flag in the list of members
+    path.write_bytes(spoiled)
+    with pytest.raises(DamagedDownload, match="a.zip is encrypted"):
+        unpack(path, tmp_path / "out")
+
+
+# ---- sizes that archives state
+
+def test_an_archive_that_needs_more_than_is_free_is_refused_before_anything_is_written(tmp_path, monkeypatch):
+    free = shutil.disk_usage(tmp_path)._replace(free=150_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: free)
+    for kind in ("a.zip", "a.tar.gz"):
+        path = archive(tmp_path / kind, {"one.txt": bytes(100_000), "two.txt": bytes(100_000)})
+        message = rf"unpacking .*{kind} needs 0\.2 MB in {tmp_path}, where 0\.1 MB are free: make room"
+        with pytest.raises(CannotWrite, match=message):
+            unpack(path, tmp_path / "out")
+    assert sorted(os.listdir(tmp_path)) == ["a.tar.gz", "a.zip"]
+
+
+def test_a_member_larger_than_its_stated_size_is_not_written_whole(tmp_path, full_disk):
+    """A zip bomb that states 1000 bytes and would write 50 million; the disk ends after 2 million."""
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("one.txt", bytes(50_000_000))
+    lying = (tmp_path / "a.zip").read_bytes().replace((50_000_000).to_bytes(4, "little"), (1000).to_bytes(4, "little"))
+    (tmp_path / "a.zip").write_bytes(lying)
+    with full_disk(2_000_000), pytest.raises(DamagedDownload, match=r"a\.zip cannot be unpacked"):
+        unpack(tmp_path / "a.zip", tmp_path / "out")
+    assert os.listdir(tmp_path) == ["a.zip"]
+
+
+def test_a_size_below_zero_cannot_make_up_for_another(tmp_path):
+    content = bytearray(gzip.decompress(archive(tmp_path / "a.tar.gz", {"one.txt": b"", "two.txt": b""}).read_bytes()))
+    content[124:136] = b"\xff" * 8 + (-10**6).to_bytes(4, "big", signed=True)
+    content[148:156] = b" " * 8
+    content[148:156] = b"%06o\0 " % sum(content[:512])
+    (tmp_path / "a.tar").write_bytes(content)
+    with pytest.raises(DamagedDownload, match="cannot be unpacked"):
+        unpack(tmp_path / "a.tar", tmp_path / "out")
+
+
+# ---- what a folder was unpacked from
+
+def test_a_folder_of_another_version_of_the_archive_is_noticed(tmp_path):
+    path = archive(tmp_path / "a.zip", {"one.txt": b"1"})
+    folder = unpack(path, tmp_path / "out", "md5:1")
+    assert unpack(path, folder, "md5:1") == unpack(path, folder) == folder and origin(folder) == "md5:1"
+    message = rf"out was unpacked from another version of a\.zip \(then md5:1, now md5:2\): remove {folder} and {path}"
+    with pytest.raises(DamagedDownload, match=message):
+        unpack(path, folder, "md5:2")
+    shutil.rmtree(folder)
+    assert origin(unpack(path, folder, "md5:2")) == "md5:2"
+
+
+def test_a_folder_that_does_not_say_what_it_was_unpacked_from_is_used(tmp_path):
+    path, folder = archive(tmp_path / "a.zip", {"one.txt": b"1"}), tmp_path / "out"
+    folder.mkdir()
+    assert os.listdir(unpack(path, folder, "md5:1")) == [] and origin(folder) == ""
+
+
+def test_an_archive_cannot_say_what_it_is(tmp_path):
+    path = archive(tmp_path / "a.zip", {NOTE: b"md5:2"})
+    assert origin(unpack(path, tmp_path / "out", "md5:1")) == "md5:1"
 
 
 @pytest.mark.parametrize("rest", [b"", bytes(100_500)], ids=["truncated", "spoiled"])
