@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -55,22 +56,23 @@ class _Float32:
     # 2.9 has no others: so these are the ones to set, unless the caller has set the new ones.
     def read(self) -> tuple[tuple[str, str], bool]:
         """The formats of matrix products and of convolutions, and whether they were set by the new switches."""
-        cudnn = torch.backends.cudnn
+        cudnn: Any = torch.backends.cudnn
         try:
             return (torch.get_float32_matmul_precision(), "tf32" if cudnn.allow_tf32 else "ieee"), False
         except RuntimeError:
             return (torch.backends.cuda.matmul.fp32_precision, cudnn.conv.fp32_precision), True
 
     def write(self, formats: tuple[str, str], new: bool) -> None:
+        cudnn: Any = torch.backends.cudnn
         matmul, convolution = formats
         if new:
             torch.backends.cuda.matmul.fp32_precision = matmul
-            torch.backends.cudnn.conv.fp32_precision = convolution
+            cudnn.conv.fp32_precision = convolution
             return
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # PyTorch 2.9 to 2.12 advise to use the new switches
             torch.set_float32_matmul_precision({"ieee": "highest", "tf32": "high"}.get(matmul, matmul))
-            torch.backends.cudnn.allow_tf32 = convolution == "tf32"
+            cudnn.allow_tf32 = convolution == "tf32"
 
 
 _FLOAT32 = _Float32()
