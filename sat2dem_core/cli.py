@@ -41,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"sat2dem {__version__}")
     verbs = top.add_subparsers(dest="verb", required=True, metavar="{data,train,info,predict,evaluate,study}")
     data = verbs.add_parser("data", help="build, download, check or convert data sets")
-    _add_data(data.add_subparsers(dest="what", required=True, metavar="{build,iberia,zion,check,export,import}"))
+    _add_data(data.add_subparsers(dest="what", required=True, metavar="{build,iberia,scenes,zion,check,export,import}"))
     _add_train(verbs.add_parser("train", help="train a model, or continue or load the run in a folder"))
     _add_info(verbs.add_parser("info", help="describe what predict would do with an image"))
     _add_predict(verbs.add_parser("predict", help="predict the elevation of an image of any size"))
@@ -261,6 +261,9 @@ def _add_data(verbs: Any) -> None:
         "--record", default=ZENODO, metavar="URL", help="the record's API address (default: %(default)s)"
     )
 
+    scenes = verbs.add_parser("scenes", help="list the scenes of the registry, or download some of them")
+    scenes.add_argument("names", nargs="*", metavar="NAME", help="scenes to download; without names, all are listed")
+
     verbs.add_parser("zion", help="download the 30 m scene of Zion National Park")
 
     check = verbs.add_parser("check", help="flag the tiles of a store that are cloudy, shifted, incomplete or unusual")
@@ -325,10 +328,8 @@ def _tidy_warnings() -> Iterator[None]:
 def _data(args: argparse.Namespace) -> None:
     if args.what == "check":
         return _check(args)
-    if args.what == "zion":
-        from sat2dem_core.dataset.scenes import fetch_zion
-
-        return print(f'{fetch_zion()}: train on it with scene="zion"')
+    if args.what in ("scenes", "zion"):
+        return _scenes(args.names if args.what == "scenes" else ["zion"])
     if args.what == "build":
         from sat2dem_core.dataset.building import build
 
@@ -351,6 +352,21 @@ def _data(args: argparse.Namespace) -> None:
         print(export_folders(args.store, args.folder))
     else:
         print(import_folders(args.folder, args.store, args.sensor))
+
+
+def _scenes(names: list[str]) -> None:
+    """List all scenes, or fetch those that are named."""
+    from sat2dem_core.dataset.registry import find_site, sites
+
+    if not names:
+        table = sites()
+        table["px"] = table.width.astype(str) + " x " + table.height.astype(str)
+        table["here"] = table.here.map({True: "yes", False: "no"})
+        return print(table[["region", "sensor", "pixel", "px", "kind", "here"]].rename_axis(None).to_string())
+    from sat2dem_core.dataset.originals import fetch_scene
+
+    for site in [find_site(name) for name in names]:
+        print(f'{fetch_scene(site)}: train on it with scene="{site.name}"')
 
 
 def _check(args: argparse.Namespace) -> None:

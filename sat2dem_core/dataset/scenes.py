@@ -13,80 +13,41 @@ import numpy as np
 import rioxarray  # noqa: F401  datasets have ``rio`` once this is imported
 import xarray as xr
 
-from sat2dem_core.errors import NoElevation, NoOverlap, UnknownName, UnreadableRaster, UnsupportedImagery, choose
-from sat2dem_core.paths import data_folder, downloads
-from sat2dem_core.rasters.download import fetch
+from sat2dem_core.dataset.originals import fetch_scene
+from sat2dem_core.dataset.registry import find_site, read_registry
+from sat2dem_core.errors import NoElevation, NoOverlap, UnknownName, UnreadableRaster, UnsupportedImagery
 from sat2dem_core.rasters.elevation import open_elevation
 from sat2dem_core.rasters.fill import find_margin
 from sat2dem_core.rasters.grids import Grid, transformer
 from sat2dem_core.rasters.imagery import check_stretch, find_bands, to_bytes, warn_of_margin
 from sat2dem_core.rasters.reader import Raster, check_place, check_real, opened
 
-# The files of spDataLarge, each at the commit that holds it; origin and terms: data/README.md.
-_SPDATA = "https://raw.githubusercontent.com/Nowosad/spDataLarge/{}/inst/raster/{}"
-_BANDS, _SRTM = "cde9a48445ffb03ccb69fb1341bf683fd950f7bd", "4c2d08a97a0acea98a17ceb168df048df4bf00f2"
-ZION_FILES = {
-    "landsat_b2.tif": (_BANDS, "0f4ac0798411c99187b4595bd2068ed9d85f82f75d9ee3dc3c8a5191c7c8bea6"),
-    "landsat_b3.tif": (_BANDS, "88751ab9faa4b025bc25fb953abea70bd5a13fa18d5f13e19a693f69bd8b80dd"),
-    "landsat_b4.tif": (_BANDS, "7b7b1954d756a1af412bdaa4dad387c2088f83a5940faa6a80378cd9cf4f025a"),
-    "landsat_b5.tif": (_BANDS, "ed18c36c1c24f7abb7220532d3678b53ef4c0a60b590eaccf0b2a7d8b60c14b8"),
-    "srtm.tif": (_SRTM, "80452bc70c5f7a888a2ecae45f7c6857e0fc8ed5fe1a6f66767faa6580d84d1e"),
-}
-
-
-def _rocky_mountain() -> xr.Dataset:
-    folder = data_folder("rocky-mountain")
-    # The image declares 255 as nodata, but within the DEM 255 is sunlit snow; its white margin lies outside.
-    scene = open_pair(folder / "rmnp-rgb.tif", folder / "rmnp-dem.tif", image_nodata=None)
-    scene.attrs["name"] = "rocky-mountain"
-    return scene
-
-
-def fetch_zion(address: str = _SPDATA, progress: bool = True) -> Path:
-    """Download Landsat 8 bands and SRTM elevation of Zion National Park, unless they are there; returns their folder.
-
-    The elevation is CGIAR-CSI SRTM v4.1, whose terms forbid redistribution: the package downloads it and does not
-    contain it.
-
-    Raises:
-        Unreachable, DamagedDownload, CannotWrite: see :func:`sat2dem_core.rasters.download.fetch`.
-    """
-    folder = downloads("zion")
-    for name, (commit, sha256) in ZION_FILES.items():
-        fetch(address.format(commit, name), folder / name, f"sha256:{sha256}", progress=progress)
-    return folder
-
-
-def _zion() -> xr.Dataset:
-    """Landsat 8 at 30 m; the elevation is 90 m data, resampled smoothly, and has no finer relief."""
-    folder = fetch_zion()
-    bands = [folder / f"landsat_b{number}.tif" for number in (4, 3, 2)]
-    # Level-1 numbers: 2e-5 times the value, minus 0.1, is reflectance at the top of the atmosphere, not corrected for
-    # the sun's angle. The stretch is from 0 to 0.3.
-    scene = open_pair(bands, folder / "srtm.tif", stretch=(5000, 20000))
-    scene.attrs["name"] = "zion"
-    return scene
-
-
-SCENES = {"rocky-mountain": _rocky_mountain, "zion": _zion}
-
 
 def open_scene(name: str = "rocky-mountain") -> xr.Dataset:
-    """Open a scene by name: ``rocky-mountain`` ships with the package, ``zion`` (12 MB) is downloaded once.
+    """Open a scene of the registry: ``rocky-mountain`` ships with the package, the open ones are downloaded once.
+
+    Attributes of the Dataset tell its region, sensor, place (longitude and latitude), date and the sun's azimuth, where
+    they are known. :func:`sat2dem_core.dataset.registry.sites` lists all scenes.
 
     Raises:
         UnknownName: no such scene; the message lists the valid ones.
+        UnreadableRaster: it is a development scene, whose files are not public and not on this computer.
         Unreachable, DamagedDownload, CannotWrite: see :func:`sat2dem_core.rasters.download.fetch`.
 
     >>> dict(open_scene().sizes)
     {'x': 279, 'y': 263, 'band': 3}
     """
-    if name not in SCENES and Path(name).exists():
+    if name not in read_registry() and Path(name).exists():
         raise UnknownName(
             f"{name} is no scene: train on a store of tiles (.zarr, see sat2dem data build), or in Python on "
             "open_pair(image, dem)"
         )
-    return SCENES[choose("scene", name, SCENES)]()
+    site = find_site(name)
+    folder = fetch_scene(site)
+    image = [folder / file for file in site.image]
+    scene = open_pair(image, folder / site.dem, stretch=site.stretch, image_nodata=site.image_nodata)
+    scene.attrs |= {"name": name, **site.attributes()}
+    return scene
 
 
 def open_pair(

@@ -9,7 +9,9 @@ from rasterio.transform import Affine, from_origin
 from rasterio.warp import Resampling, calculate_default_transform, reproject, transform_bounds
 from rasterio.windows import Window
 
-from sat2dem_core.dataset.scenes import ZION_FILES, fetch_zion, open_pair, open_scene
+from sat2dem_core.dataset.originals import fetch_scene
+from sat2dem_core.dataset.registry import find_site
+from sat2dem_core.dataset.scenes import open_pair, open_scene
 from sat2dem_core.errors import MissingCRS, NoElevation, NoOverlap, UnknownName, UnreadableRaster, UnsupportedImagery
 from sat2dem_core.rasters import download
 from sat2dem_core.rasters.grids import ground_sampling_distance
@@ -310,17 +312,22 @@ def test_real_landsat_and_srtm_become_a_scene(shared, write_raster):
 def test_zion_that_is_there_is_not_fetched(shared, monkeypatch):
     monkeypatch.setenv("SAT2DEM_DATA", str(shared / "data"))
     monkeypatch.setattr(download.requests, "get", lambda *args, **kwargs: pytest.fail("asked the net"))
-    assert fetch_zion(progress=False) == shared / "data/zion"
+    assert fetch_scene(find_site("zion"), progress=False) == shared / "data/zion"
     scene = open_scene("zion")
     assert scene.rgb.shape == (3, 1428, 1128) and scene.rio.crs == "EPSG:32612"
     assert 1000 < float(scene.dem.min()) < float(scene.dem.max()) < 2900
 
 
 def test_zion_comes_from_the_net_where_it_is_missing(shared, monkeypatch, tmp_path):
-    monkeypatch.setenv("SAT2DEM_DATA", str(tmp_path))
-    with file_server(shared / "data/zion") as server:
+    monkeypatch.setenv("SAT2DEM_DATA", str(tmp_path / "data"))
+    zion = find_site("zion")
+    for file in zion.originals:
+        path = tmp_path / "github" / file.url("").lstrip("/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.symlink_to(shared / "data/zion" / file.name)
+    with file_server(tmp_path / "github") as server:
         server.set(faults={"srtm.tif": ["cut"]})
         monkeypatch.setattr(download.time, "sleep", lambda seconds: None)
-        folder = fetch_zion(f"{server.url}/{{1}}?commit={{0}}", progress=False)
-        assert {path.name for path in folder.iterdir()} == set(ZION_FILES)
-    assert fetch_zion("http://127.0.0.1:9/{1}?{0}", progress=False) == folder  # nothing is left to download
+        folder = fetch_scene(zion, progress=False, address=server.url)
+        assert {path.name for path in folder.iterdir()} == {file.name for file in zion.originals}
+    assert fetch_scene(zion, False, "http://127.0.0.1:9") == folder  # nothing is left to download
