@@ -18,12 +18,13 @@ from typing import Any
 from sat2dem_core import __version__
 from sat2dem_core.config import PRESETS, Config, meanings, preset
 from sat2dem_core.dataset.catalogs import SOURCES, ZENODO, Request, source
-from sat2dem_core.errors import InvalidConfig, InvalidRegion, Sat2DEMError, needs
+from sat2dem_core.errors import InvalidConfig, InvalidRegion, Sat2DEMError, Terminated, needs
 from sat2dem_core.rasters.atomic import replacing
 
 EPILOG = """\
 exit status: 0 after success; 1 after an error, which one sentence explains; 2 when the command line cannot be read;
-130 after an interruption (Ctrl+C), after which the same command continues where it stopped.
+130 after an interruption (Ctrl+C), 143 after SIGTERM (sent by kill, Docker and SLURM); then the same command continues
+where it stopped. After SIGTERM, train first saves the run after the present step; a second SIGTERM ends it at once.
 """
 SENSORS = tuple(product for product in SOURCES if product != "glo-30")
 SURFACES = ("offset", "plane", "quadratic", "cells")  # as in prediction.anchors, which takes seconds to import
@@ -300,6 +301,10 @@ def main(arguments: list[str] | None = None) -> int:
         detail = f" ({interruption})" if str(interruption) else ""
         print(f"interrupted: the same command continues where it stopped{detail}", file=sys.stderr)
         return 130
+    except Terminated as termination:
+        if not int(os.environ.get("RANK", 0)):  # the first of several processes reports
+            print(f"terminated: {termination}; the same command continues there", file=sys.stderr)
+        return termination.status
     return 0
 
 

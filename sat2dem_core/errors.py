@@ -83,6 +83,16 @@ class LostProcess(Sat2DEMError):
     """One of several processes of a run has ended."""
 
 
+class Terminated(SystemExit):
+    """SIGTERM has ended a training, after its state was saved; a program that does not catch this ends with 143."""
+
+    status = 143  # as a shell reports a program that SIGTERM has ended: 128 + 15
+
+    def __init__(self, message: str):
+        super().__init__(message)
+        self.code = self.status
+
+
 class OutOfMemory(Sat2DEMError):
     """A batch does not fit into the device's memory."""
 

@@ -29,14 +29,15 @@ from tqdm import tqdm
 from sat2dem_core.config import Config
 from sat2dem_core.dataset.parts import Data, prepare
 from sat2dem_core.digest import module_digests
-from sat2dem_core.errors import InvalidConfig, NonFiniteLoss, OutOfMemory
+from sat2dem_core.errors import InvalidConfig, NonFiniteLoss, OutOfMemory, Terminated
 from sat2dem_core.models.device import float32_as, is_out_of_memory, memory_advice, pick_device, processor
 from sat2dem_core.models.methods import build_method
 from sat2dem_core.paths import cache_folder
 from sat2dem_core.rasters.atomic import claimed, replacing
 from sat2dem_core.training.checkpoints import Model, Run, load_whole, restore_weights, same_run, save_checkpoint
-from sat2dem_core.training.distributed import Group, join
+from sat2dem_core.training.distributed import Agreement, Group, join
 from sat2dem_core.training.loader import Batch, Batches
+from sat2dem_core.training.sigterm import Sigterm
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -50,6 +51,9 @@ def train(
     accept_changed_code: bool = False,
 ) -> Run:
     """Train, resume or load a run.
+
+    SIGTERM, sent while the model trains, has the run saved after the present step, in one process or in several, and
+    ends it; the same call continues there. A second SIGTERM ends the process at once.
 
     Several processes share it where a launcher started them: ``torchrun`` in a shell, or torch's elastic launcher in a
     notebook (:mod:`sat2dem_core.training.distributed` shows how). Each computes its part of every batch, and all take
@@ -71,6 +75,7 @@ def train(
         NonFiniteLoss: the loss became NaN or infinite; the last checkpoint is from before.
         OutOfMemory: the batch does not fit; the message says what does.
         LostProcess: one of several processes is gone; the same command goes on from the last checkpoint.
+        Terminated: SIGTERM has ended the training; it is a ``SystemExit`` with status 143.
     """
     group = join(pick_device())
     with group.first_alone():  # it may have to download something
@@ -122,18 +127,37 @@ class _Trainer:
             if not self.group.rank:
                 self._write_settings()
             batches = Batches(self.data, self.config, self.group.device, self.group.rank, self.group.processes)
-            board = _board(self.folder, self.step) if tensorboard else None
-            with torch.random.fork_rng(self.gpus), self._bar(progress) as bar:
-                while self.step < self.steps:
-                    epoch = self.step // self.epoch_steps
-                    self._epoch(epoch, batches, bar)
-                    if (epoch + 1) % self.config.validate_every == 0 or self.step == self.steps:
-                        row = self._validate(epoch)
-                        bar.set_postfix(loss=f"{row['loss']:.2f}", validation=f"{row['validation_mae']:.0f} m")
-                        if board:
-                            for name, value in row.items():
-                                board.add_scalar(name, value, self.step)
+            board = _board(self.folder, self.step) if tensorboard else nullcontext()
+            launched = self.group.processes > 1 or "TORCHELASTIC_RUN_ID" in os.environ
+            with torch.random.fork_rng(self.gpus), self._bar(progress) as bar, board, Sigterm(launched) as sigterm:
+                self._fit(batches, bar, board if tensorboard else None, sigterm)
         self.group.wait()  # nobody reads what the first has not written
+
+    def _fit(self, batches: Batches, bar: tqdm, board: Any, sigterm: Sigterm) -> None:
+        agreement = Agreement(self.group)
+        while True:
+            epochs, rest = divmod(self.step, self.epoch_steps)
+            ended = self.step == self.steps or (not rest and epochs % self.config.validate_every == 0)
+            if ended and self.losses:  # also where a run was saved after the last step of an epoch
+                row = self._validate((self.step - 1) // self.epoch_steps)
+                bar.set_postfix(loss=f"{row['loss']:.2f}", validation=f"{row['validation_mae']:.0f} m")
+                if board:
+                    for name, value in row.items():
+                        board.add_scalar(name, value, self.step)
+            if self.step == self.steps:
+                break
+            self._epoch(epochs, batches, bar, agreement, sigterm)
+        if self.group.add_up(torch.tensor(int(sigterm.asked))):
+            self._end()
+
+    def _end(self) -> None:
+        """End because of SIGTERM, together: a launcher kills all others as soon as one has ended.
+
+        Raises:
+            Terminated: always.
+        """
+        self.group.wait()
+        raise Terminated(f"step {self.step} of {self.steps} is saved in {self.folder}")
 
     def _write_settings(self) -> None:
         settings = self.identity | {"source": self.data.source}
@@ -146,7 +170,7 @@ class _Trainer:
         total, initial = round(self.steps * tiles), round(self.step * tiles)
         return tqdm(total=total, initial=initial, unit="tile", disable=not shown)
 
-    def _epoch(self, number: int, batches: Batches, bar: tqdm) -> None:
+    def _epoch(self, number: int, batches: Batches, bar: tqdm, agreement: Agreement, sigterm: Sigterm) -> None:
         """One pass over the training tiles, or the rest of it; losses stay on the device until it is done."""
         losses: list[dict[str, Tensor]] = []
         tiles: list[Tensor] = []  # of each step, to name those of a loss that is not finite
@@ -166,11 +190,14 @@ class _Trainer:
             bar.update(batch.total)
             if self.step == self.steps:
                 break
-            # Processes' clocks differ, and all of them must collect at the same step.
-            if self.group.processes == 1 and time.monotonic() - self.saved > SAVE_SECONDS:
+            save, end = agreement.reached(time.monotonic() - self.saved > SAVE_SECONDS, sigterm.asked)
+            if save or end:
                 self._collect(losses, tiles, batches)
-                self._save_last()
                 losses, tiles = [], []
+                if not self.group.rank:
+                    self._save_last()
+            if end:
+                self._end()
         self._collect(losses, tiles, batches)
 
     def _step(self, batch: Batch) -> dict[str, Tensor]:
