@@ -1,4 +1,4 @@
-"""Building a store from a catalog, and reading it: tiles a second and peak memory.
+"""Building a store from a catalog, and reading it: tiles a second, requests, bytes, and peak memory.
 
 A STAC API and a file server on localhost offer six Sentinel-2 acquisitions with clouds, at their real resolution, and
 GLO-30 elevation. Stores of growing size are built from them, each in a process of its own; then the tiles of the last
@@ -9,6 +9,7 @@ Usage: python benchmarks/build.py [--sides 5 10 20] (needs PostgreSQL with PostG
 
 import argparse
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -25,7 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
 from catalog import World, reflectance, _lonlat  # noqa: E402
-from file_server import file_server  # noqa: E402
+from file_server import FileServer, file_server  # noqa: E402
 from stac_api import stac_api  # noqa: E402
 
 from sat2dem_core.dataset.grid import SIDE, Cell  # noqa: E402
@@ -66,6 +67,18 @@ def make_world(world: World, side: int) -> None:
     for west in (-4, -3, -2, -1):
         for south in (39, 40, 41):
             world.add_elevation(west, south, step=1 / 3600)
+
+
+def asked(server: FileServer, log: Path) -> np.ndarray:
+    """What was asked since the servers began: requests to the catalog, requests of files, and their bytes."""
+    catalog = len(re.findall(r'"(?:GET|POST) ', log.read_text(encoding="utf-8")))
+    files = server.requests
+    size = 0
+    for name, wanted in files:
+        if wanted:  # GDAL asks for ranges alone
+            first, last = map(int, wanted.removeprefix("bytes=").split("-"))
+            size += min(last + 1, (server.folder / name).stat().st_size) - first
+    return np.array([catalog, len(files), size])
 
 
 def build(store: Path, side: int, url: str) -> tuple[float, float]:
@@ -135,11 +148,17 @@ def main() -> None:
         with file_server(folder / "files") as server:
             world = World(folder / "files", server.url, [])
             make_world(world, sides[-1])
-            with stac_api(world.collections(), world.items) as url:
+            log = folder / "api.log"
+            with stac_api(world.collections(), world.items, log) as url:
                 for side in sides:
+                    before = asked(server, log)
                     seconds, memory = build(folder / f"{side}.zarr", side, url)
+                    catalog, files, size = asked(server, log) - before
                     count = open_store(folder / f"{side}.zarr").sizes["tile"]
-                    rows.append(f"| {count} | {seconds:.0f} | {count / seconds:.2f} | {memory:.0f} |")
+                    rows.append(
+                        f"| {count} | {seconds:.0f} | {count / seconds:.2f} | {memory:.0f} | {catalog} | "
+                        f"{files / count:.0f} | {size / count / 1e6:.1f} |"
+                    )
                     print(rows[-1], flush=True)
         rates = read_rates(folder / f"{sides[-1]}.zarr", folder)
     floor = rates["GeoTIFF pairs, plain"]
@@ -148,8 +167,8 @@ def main() -> None:
 
 Six acquisitions of Sentinel-2 (bands of 10 m, mask of 20 m) and GLO-30 over HTTP, starting the process included.
 
-| tiles | seconds | tiles a second | peak memory, MB |
-| ---: | ---: | ---: | ---: |
+| tiles | seconds | tiles a second | peak memory, MB | requests to the catalog | of files, a tile | MB, a tile |
+| ---: | ---: | ---: | ---: | ---: | ---: | ---: |
 {chr(10).join(rows)}
 
 Reading, one process, median of five rounds that take turns:

@@ -250,6 +250,11 @@ def _add_data(verbs: Any) -> None:
         "--max-cloud", type=float, default=60.0, metavar="PERCENT",
         help="largest cloud cover of an acquisition (default: 60)",
     )
+    build.add_argument(
+        "--most-looks", type=int, default=30, metavar="N",
+        help="looks to read for a tile, the clearest by the catalog's cloud cover; a look is what one satellite sees "
+        "on one day (default: 30)",
+    )
     build.add_argument("--exclude", nargs="+", default=[], metavar="ID", help="acquisitions to leave out")
     build.add_argument("--scheduler", metavar="ADDRESS", help="a dask cluster to build on (default: this computer)")
 
@@ -341,6 +346,7 @@ def _data(args: argparse.Namespace) -> None:
         request = Request(
             args.start, args.end, source(args.sensor, args.catalog, args.url),
             source("glo-30", args.elevation_catalog, args.url), args.max_cloud, exclude=tuple(args.exclude),
+            most_looks=args.most_looks,
         )
         given = args.region
         if len(given) == 1 and re.fullmatch(r"[-\d.]+([,;] *[-\d.]+)+", given[0]):

@@ -60,16 +60,16 @@ def postgres(folder: Path) -> Iterator[str]:
 
 
 @contextmanager
-def serve(folder: Path) -> Iterator[str]:
-    """The API above the cluster in ``folder``; yields its address."""
+def serve(folder: Path, log: Path) -> Iterator[str]:
+    """The API above the cluster in ``folder``, which logs every request; yields its address."""
     environment = dict(os.environ, PGHOST=quote(str(folder), safe=""), PGPORT="5432", PGDATABASE=USER, PGUSER=USER,
                        PGPASSWORD="")
     command = [sys.executable, "-m", "uvicorn", "stac_fastapi.pgstac.app:create_app", "--factory", "--fd"]
     # The server inherits an open socket: no other program takes the port, and requests wait until it is ready.
-    with socket.create_server(("127.0.0.1", 0)) as door, open(folder / "api.log", "w", encoding="utf-8") as log:
+    with socket.create_server(("127.0.0.1", 0)) as door, open(log, "w", encoding="utf-8") as lines:
         url = "http://{}:{}".format(*door.getsockname())
         server = subprocess.Popen([*command, str(door.fileno())], pass_fds=[door.fileno()], cwd=folder,
-                                  env=environment, stdout=log, stderr=log)
+                                  env=environment, stdout=lines, stderr=lines)
     try:
         urllib.request.urlopen(url, timeout=120).close()
         yield url
@@ -79,8 +79,11 @@ def serve(folder: Path) -> Iterator[str]:
 
 
 @contextmanager
-def stac_api(collections: list[dict], items: list[dict]) -> Iterator[str]:
-    """Run a STAC API that holds ``items``, each in one of ``collections``; yields its address. An error has its log."""
+def stac_api(collections: list[dict], items: list[dict], log: Path | None = None) -> Iterator[str]:
+    """Run a STAC API that holds ``items``, each in one of ``collections``; yields its address.
+
+    Its requests are logged in ``log``, a line each; an error carries the logs.
+    """
     from pypgstac import db, load, migrate  # here, for they need the extra "test"
     with tempfile.TemporaryDirectory(prefix="stac") as name:
         folder = Path(name)
@@ -91,7 +94,7 @@ def stac_api(collections: list[dict], items: list[dict]) -> Iterator[str]:
                     loader = load.Loader(database)
                     loader.load_collections(iter(copy.deepcopy(collections)))
                     loader.load_items(iter(copy.deepcopy(items)))
-                with serve(folder) as url:
+                with serve(folder, log or folder / "api.log") as url:
                     yield url
         except BaseException as error:
             for log in sorted(folder.glob("*.log")):

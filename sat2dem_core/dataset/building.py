@@ -27,6 +27,7 @@ from tqdm import tqdm
 from sat2dem_core.dataset.catalogs import Request
 from sat2dem_core.dataset.grid import PIXELS, RESOLUTION, Cell, Region, cells, overlaps, read_region
 from sat2dem_core.dataset.store import CHUNK, VERSION, open_store
+from sat2dem_core.dataset.tiles import digest_of, extremes_of
 from sat2dem_core.errors import DamagedStore, EmptySearch, Sat2DEMError, needs
 from sat2dem_core.rasters.atomic import claimed, part_of, replacing
 
@@ -125,14 +126,21 @@ def _is_built(path: Path, identity: str) -> bool:
     """
     if not path.exists():
         return False
-    if open_store(path).attrs["build"] != identity:
+    if not _agree(open_store(path).attrs["build"], identity):
         raise DamagedStore(f"{path} holds tiles of another request: remove it, or choose another path")
     return True
 
 
+def _agree(earlier: str, identity: str) -> bool:
+    """Whether two builds are of the same tiles and request; what an earlier version did not ask for does not count."""
+    then, now = json.loads(earlier), json.loads(identity)
+    same_request = then.get("request", {}).items() <= now["request"].items()
+    return then.get("tiles") == now["tiles"] and same_request
+
+
 def _begin(begun: Path, identity: str, before: Callable[[], object]) -> None:
     """Check that an unfinished build is of the same request, and note the request."""
-    if begun.exists() and begun.read_text(encoding="utf-8") != identity:
+    if begun.exists() and not _agree(begun.read_text(encoding="utf-8"), identity):
         raise DamagedStore(
             f"{begun.parent} is an unfinished build of another request: remove it, or choose another path"
         )
@@ -237,7 +245,7 @@ def _create_arrays(group: zarr.Group, count: int) -> dict[str, zarr.Array]:
 
 def _pack(part: Path, names: list[str], arrays: dict[str, zarr.Array]) -> list[dict]:
     """Write the collected tiles into the arrays, a chunk at a time; returns the attributes of each tile."""
-    records = []
+    records: list[dict] = []
     for start in range(0, len(names), CHUNK):
         tiles: dict[str, list[np.ndarray]] = {key: [] for key in arrays}
         for name in names[start : start + CHUNK]:
@@ -245,6 +253,9 @@ def _pack(part: Path, names: list[str], arrays: dict[str, zarr.Array]) -> list[d
                 for key in arrays:
                     tiles[key].append(file[key])
                 records.append(json.loads(file["record"].tobytes()))
+            rgb, dem = tiles["rgb"][-1], tiles["dem"][-1]
+            lowest, highest = map(float, extremes_of(dem[None])[0])
+            records[-1] |= {"lowest": lowest, "highest": highest, "digest": digest_of(rgb, dem)}
         for key, array in arrays.items():
             array[start : start + CHUNK] = np.stack(tiles[key])
     return records

@@ -91,6 +91,8 @@ class Request:
         max_cloud: largest cloud cover of a whole acquisition, percent, as the catalog states it.
         stretch: reflectances that become 0 and 255; values between are mapped linearly, values outside clipped.
         exclude: ids of acquisitions to leave out.
+        most_looks: looks to read for a tile, the clearest by the catalog's cloud cover of the whole acquisitions; a
+            look is what one satellite sees on one day.
     """
 
     start: str
@@ -100,6 +102,7 @@ class Request:
     max_cloud: float = 60.0
     stretch: tuple[float, float] = (0.0, 0.3)
     exclude: tuple[str, ...] = ()
+    most_looks: int = 30
 
     def __post_init__(self) -> None:
         try:
@@ -110,3 +113,5 @@ class Request:
             ) from error
         if start > end:
             raise InvalidRegion(f"the period from {self.start} to {self.end} is reversed: give the earlier day first")
+        if self.most_looks < 1:
+            raise InvalidRegion(f"most_looks is {self.most_looks}, and a tile needs a look: give 1 or more")

@@ -9,7 +9,7 @@ import numpy as np
 from sat2dem_core.config import Config
 from sat2dem_core.dataset.normalize import Normalization
 from sat2dem_core.dataset.splits import block_of, divide, paper_split, split_groups
-from sat2dem_core.dataset.tiles import Tiles, cut
+from sat2dem_core.dataset.tiles import Tiles, cut, extremes_of
 from sat2dem_core.errors import InvalidConfig, NoTiles, WrongShape
 
 if TYPE_CHECKING:
@@ -119,9 +119,10 @@ def source_of(config: Config, scene: "xr.Dataset | None" = None) -> str:
 
 def _extremes(tiles: Tiles) -> np.ndarray:
     """Lowest and highest point of each tile, (N, 1, 2) meters, all that a normalization is fitted to."""
+    if tiles.extremes is not None:
+        return tiles.extremes[:, None]
     chunks = (np.asarray(tiles.dem[start : start + 256]) for start in range(0, len(tiles), 256))
-    extremes = [np.stack([np.fmin.reduce(dem, (1, 2)), np.fmax.reduce(dem, (1, 2))], -1) for dem in chunks]
-    return np.concatenate(extremes)[:, None]
+    return np.concatenate([extremes_of(chunk) for chunk in chunks])[:, None]
 
 
 def _cut_parts(config: Config, scene: "xr.Dataset") -> tuple[Tiles, Tiles, Tiles]:

@@ -11,7 +11,7 @@ from scipy.signal import fftconvolve
 from tqdm import tqdm
 
 from sat2dem_core.dataset.grid import RESOLUTION, SIDE
-from sat2dem_core.dataset.store import elevation_range, in_chunks, one_by_one, open_store
+from sat2dem_core.dataset.store import elevation_range, in_order, one_by_one, open_store
 from sat2dem_core.rasters.grids import to_degrees
 from sat2dem_core.terrain import hillshade
 
@@ -81,7 +81,7 @@ def elevation_histogram(path: str | os.PathLike, bins: int = 60) -> tuple[np.nda
     """Histogram of all elevations of a store: counts (bins) and limits (bins + 1) in meters."""
     store = open_store(path)
     edges = np.linspace(*elevation_range(store), bins + 1)
-    counts = [np.histogram(chunk.dem.values, edges)[0] for chunk in in_chunks(store[["dem"]])]
+    counts = [np.histogram(some.dem.values, edges)[0] for some in in_order(store[["dem"]])]
     return np.sum(counts, axis=0), edges
 
 

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from threading import Lock
 
 import numpy as np
 import odc.stac
@@ -188,7 +189,7 @@ def composite(items: Sequence[pystac.Item], geobox: GeoBox, imagery: Source) -> 
     is_clear, scaling = SENSORS[imagery.sensor]
     looks: dict[tuple, np.ndarray] = {}  # by satellite and day: reflectance (3, y, x), NaN where not clear
     observed, hidden, used = 0, 0, []
-    complete = _complete(items, needed, scaling)
+    complete = _complete(items, imagery)
     with ThreadPoolExecutor(READERS) as pool:
         rasters = pool.map(lambda item: _read_or_fault(item, needed, geobox, imagery), complete)
         for item, read in zip(complete, rasters):
@@ -204,8 +205,8 @@ def composite(items: Sequence[pystac.Item], geobox: GeoBox, imagery: Source) -> 
             observed, hidden = observed + inside.sum(), hidden + (inside & ~clear).sum()
             used.append(item)
             reflectance = _reflectance(numbers, clear, *scaling(item))
-            day = (item.properties.get("platform"), _day(item))
-            looks[day] = np.where(np.isnan(looks[day]), reflectance, looks[day]) if day in looks else reflectance
+            look = _look(item)
+            looks[look] = np.where(np.isnan(looks[look]), reflectance, looks[look]) if look in looks else reflectance
     image, (azimuth, altitude) = _median(list(looks.values()), geobox), _median_sun(used)
     return xr.Dataset(
         {"reflectance": (("band", "y", "x"), image)},
@@ -218,8 +219,9 @@ def composite(items: Sequence[pystac.Item], geobox: GeoBox, imagery: Source) -> 
     )
 
 
-def _complete(items: Sequence[pystac.Item], needed: Sequence[str], scaling: Callable) -> list[pystac.Item]:
+def _complete(items: Sequence[pystac.Item], imagery: Source) -> list[pystac.Item]:
     """The items that have all that is needed; warns of each that has not."""
+    needed, scaling = (*imagery.bands, imagery.mask), SENSORS[imagery.sensor][1]
     complete = []
     for item in items:
         if missing := set(needed) - set(item.assets):
@@ -319,6 +321,7 @@ def tile(cell: Cell, request: Request) -> xr.Dataset:
     block = (np.floor(west), np.floor(south), np.floor(east) + 1, np.floor(north) + 1)
     looks = _in_block(request.imagery, block, request.start, request.end, request.max_cloud)
     wanted = [item for item in looks if item.id not in request.exclude and _meets(item, square)]
+    wanted = _clearest(_complete(wanted, request.imagery), request.most_looks)
     return pair(cell, wanted, [item for item in _in_block(request.elevation, block) if _meets(item, square)], request)
 
 
@@ -344,17 +347,48 @@ def pair(cell: Cell, looks: Sequence[pystac.Item], heights: Sequence[pystac.Item
     return scene
 
 
-@lru_cache(maxsize=16)
 def _in_block(
     origin: Source, block: Bounds, start: str | None = None, end: str | None = None, max_cloud: float | None = None
 ) -> tuple[pystac.Item, ...]:
-    """The items that meet a block of one degree, whose tiles share the search: catalogs limit the rate of requests."""
+    """The items that meet a block of one degree, whose tiles share the search: catalogs limit the rate of requests.
+
+    A tile that comes while the search is on its way waits for it.
+    """
+    with _SEARCHING:
+        return _search_block(origin, block, start, end, max_cloud)
+
+
+_SEARCHING = Lock()  # one search at a time: most waiting threads want the same one
+
+
+@lru_cache(maxsize=16)
+def _search_block(
+    origin: Source, block: Bounds, start: str | None, end: str | None, max_cloud: float | None
+) -> tuple[pystac.Item, ...]:
     return tuple(search(origin, block, start, end, max_cloud))
+
+
+def _clearest(items: Sequence[pystac.Item], most: int) -> list[pystac.Item]:
+    """The items of the clearest looks, in their order; see :class:`sat2dem_core.dataset.catalogs.Request`.
+
+    A look is what one satellite sees on one day. Looks of which no item states its cloud cover come last.
+    """
+    covers: dict[tuple, list[float]] = {}
+    for item in items:
+        cover = item.properties.get("eo:cloud_cover")
+        covers.setdefault(_look(item), []).extend([cover] if isinstance(cover, int | float) else [])
+    by_cover = sorted(covers, key=lambda look: np.mean(covers[look]) if covers[look] else np.inf)
+    return [item for item in items if _look(item) in by_cover[:most]]
 
 
 def _meets(item: pystac.Item, square: shapely.Polygon) -> bool:
     place = shapely.geometry.shape(item.geometry) if item.geometry else shapely.box(*(item.bbox or ()))
     return shapely.intersects(place, square)
+
+
+def _look(item: pystac.Item) -> tuple[object, str]:
+    """What the frames of one look share: satellite and day."""
+    return item.properties.get("platform"), _day(item)
 
 
 def _day(item: pystac.Item) -> str:

@@ -2,8 +2,9 @@
 
 It has format 2 with consolidated metadata, so that xarray, GDAL and both generations of zarr read it: ``rgb`` (tile,
 band, y, x; uint8), ``dem`` (tile, y, x; float32 meters, NaN for nodata), and for each tile its name, CRS, upper left
-corner and provenance. :mod:`sat2dem_core.dataset.building` writes stores; until all tiles are there, they lie in
-``<store>.part``.
+corner, provenance, lowest and highest point, and a digest of its pixels, so that a run need not read all tiles to know
+them. :mod:`sat2dem_core.dataset.building` writes stores; until all tiles are there, they lie in ``<store>.part``.
+Stores of earlier versions, with larger chunks and without extremes and digests, are read as well.
 """
 
 import os
@@ -17,13 +18,16 @@ from psutil import virtual_memory
 
 from sat2dem_core.dataset.grid import RESOLUTION, SIDE, Cell, block_split, cell_at
 from sat2dem_core.dataset.splits import paper_split
-from sat2dem_core.dataset.tiles import Tiles
+from sat2dem_core.dataset.tiles import Tiles, extremes_of
 from sat2dem_core.errors import DamagedStore, NoTiles
 from sat2dem_core.rasters.atomic import part_of
 from sat2dem_core.rasters.grids import to_degrees
 
 VERSION = 1  # of the layout on disk
-CHUNK = 16  # tiles per chunk: large enough for fast reading, small enough for reading few tiles
+# Tiles per chunk, which is a file. A random batch touches a chunk for nearly every tile, and reads all of it: two tiles
+# cost at most twice the bytes wanted, sixteen cost fifteen times as many (benchmarks/results/build.md).
+CHUNK = 2
+TOGETHER = 32  # tiles read at once where all are read
 
 
 def open_store(path: str | os.PathLike) -> xr.Dataset:
@@ -53,22 +57,31 @@ def open_store(path: str | os.PathLike) -> xr.Dataset:
     return dataset
 
 
-def in_chunks(dataset: xr.Dataset) -> Iterator[xr.Dataset]:
-    """The tiles of an open store chunk by chunk, as they lie on disk, each read once."""
-    for start in range(0, dataset.sizes["tile"], CHUNK):
-        yield dataset.isel(tile=slice(start, start + CHUNK)).load()
+def in_order(dataset: xr.Dataset) -> Iterator[xr.Dataset]:
+    """All tiles of an open store in their order, ``TOGETHER`` at a time, each read once."""
+    for start in range(0, dataset.sizes["tile"], TOGETHER):
+        yield dataset.isel(tile=slice(start, start + TOGETHER)).load()
 
 
 def one_by_one(dataset: xr.Dataset) -> Iterator[xr.Dataset]:
-    """The tiles of an open store one at a time, read chunk by chunk."""
-    for chunk in in_chunks(dataset):
-        yield from (chunk.isel(tile=number) for number in range(chunk.sizes["tile"]))
+    """The tiles of an open store one at a time."""
+    for some in in_order(dataset):
+        yield from (some.isel(tile=number) for number in range(some.sizes["tile"]))
 
 
 def elevation_range(dataset: xr.Dataset) -> tuple[float, float]:
     """Lowest and highest elevation of an open store, meters; NaN if every elevation is nodata."""
-    extremes = np.array([(chunk.dem.min(), chunk.dem.max()) for chunk in in_chunks(dataset[["dem"]])])
+    extremes = _extremes(dataset)
+    if extremes is None:
+        extremes = np.concatenate([extremes_of(some.dem.values) for some in in_order(dataset[["dem"]])])
     return float(np.fmin.reduce(extremes[:, 0])), float(np.fmax.reduce(extremes[:, 1]))
+
+
+def _extremes(dataset: xr.Dataset) -> np.ndarray | None:
+    """The lowest and highest point of each tile, (N, 2) meters, if the store knows them."""
+    if "lowest" not in dataset.coords:
+        return None
+    return np.stack([dataset.lowest.values, dataset.highest.values], -1)
 
 
 def read_tiles(path: str | os.PathLike, numbers: Iterable[int] | None = None, *, lazy: bool = False) -> Tiles:
@@ -89,7 +102,8 @@ def read_tiles(path: str | os.PathLike, numbers: Iterable[int] | None = None, *,
     rgb, dem = (dataset.rgb, dataset.dem) if lazy else (dataset.rgb.values, dataset.dem.values)
     return Tiles(
         rgb=rgb, dem=dem, ids=tuple(map(str, dataset.tile.values)),
-        corners=corners, gsd=(RESOLUTION, RESOLUTION),
+        corners=corners, gsd=(RESOLUTION, RESOLUTION), extremes=_extremes(dataset),
+        digests=tuple(map(str, dataset.digest.values)) if "digest" in dataset.coords else None,
     )
 
 

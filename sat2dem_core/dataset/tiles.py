@@ -23,6 +23,8 @@ class Tiles:
         corners: (N, 2) row and column of that pixel in the scene.
         gsd: ground sampling distance (down the rows, along the columns), meters.
         dropped: number of tiles left out because of their nodata.
+        extremes: (N, 2) meters, the lowest and highest point of each tile, where a store knows them; NaN without data.
+        digests: N digests of the tiles' pixels (:func:`digest_of`), where a store knows them.
     """
 
     rgb: np.ndarray
@@ -31,6 +33,8 @@ class Tiles:
     corners: np.ndarray
     gsd: tuple[float, float]
     dropped: int = 0
+    extremes: np.ndarray | None = None
+    digests: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -42,15 +46,35 @@ class Tiles:
     def take(self, numbers: list[int]) -> "Tiles":
         """The tiles of these positions alone, in this order."""
         ids = tuple(self.ids[number] for number in numbers)
-        return replace(self, rgb=self.rgb[numbers], dem=self.dem[numbers], ids=ids, corners=self.corners[numbers])
+        return replace(
+            self, rgb=self.rgb[numbers], dem=self.dem[numbers], ids=ids, corners=self.corners[numbers],
+            extremes=None if self.extremes is None else self.extremes[numbers],
+            digests=None if self.digests is None else tuple(self.digests[number] for number in numbers),
+        )
 
     def fingerprint(self) -> str:
-        """SHA-256 of every pixel and id, to check whether two runs used the same data."""
+        """SHA-256 of every id and pixel, to check whether two runs used the same data.
+
+        Of tiles whose store knows their digests, it is taken of these: no pixel is read.
+        """
         digest = hashlib.sha256(",".join(self.ids).encode())
+        if self.digests is not None:
+            digest.update(",".join(self.digests).encode())
+            return digest.hexdigest()
         for array in (self.rgb, self.dem):
             for start in range(0, len(self), 256):  # arrays on disk may be larger than memory
                 digest.update(np.ascontiguousarray(array[start : start + 256]).data)
         return digest.hexdigest()
+
+
+def digest_of(rgb: np.ndarray, dem: np.ndarray) -> str:
+    """SHA-256 of one tile's pixels: rgb (3, T, T) uint8, then dem (T, T) float32."""
+    return hashlib.sha256(rgb.tobytes() + dem.tobytes()).hexdigest()
+
+
+def extremes_of(dem: np.ndarray) -> np.ndarray:
+    """Lowest and highest point of each tile: (N, 2) meters of (N, T, T); NaN for a tile without data."""
+    return np.stack([np.fmin.reduce(dem, (1, 2)), np.fmax.reduce(dem, (1, 2))], -1)
 
 
 def check_tile_size(size: int, smallest: int = 32) -> None:

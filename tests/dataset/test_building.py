@@ -57,6 +57,16 @@ def test_overlaps_across_the_border_of_zones_are_marked(built):
         assert all(tile in partners[other] and other[:5] != tile[:5] for other in others)
 
 
+def test_a_build_of_an_earlier_version_counts_as_the_same(tmp_path):
+    """It did not state what that version could not ask for."""
+    job = {"cell_0": 0}
+    store = assemble(tmp_path / "a.zarr", job, made_up, {"start": "2023-05-01"}, {}, progress=False)
+    again = {"start": "2023-05-01", "most_looks": 30}
+    assert assemble(store, job, made_up, again, {}, progress=False) == store
+    with pytest.raises(DamagedStore, match="tiles of another request"):
+        assemble(store, job, made_up, {"start": "2023-05-02"}, {}, progress=False)
+
+
 def test_a_finished_build_asks_no_catalog(built, request_, monkeypatch):
     monkeypatch.setattr(stac, "search", lambda *args: pytest.fail("asked a catalog"))
     before = everything(built)

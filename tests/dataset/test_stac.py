@@ -2,6 +2,9 @@
 
 import itertools
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import catalog
 import numpy as np
@@ -19,7 +22,7 @@ from pyproj import Transformer
 from sat2dem_core.dataset import stac
 from sat2dem_core.dataset.catalogs import Request, Source, source
 from sat2dem_core.dataset.stac import composite, elevation, search, tile, to_uint8
-from sat2dem_core.errors import EmptySearch, MissingAsset, Unreachable
+from sat2dem_core.errors import EmptySearch, InvalidRegion, MissingAsset, Unreachable
 
 
 @pytest.fixture
@@ -42,7 +45,7 @@ def truth(geobox: GeoBox) -> tuple[np.ndarray, np.ndarray]:
     return catalog.reflectance(lon, lat), catalog.elevation(lon, lat)
 
 
-IMAGERY = source("sentinel-2")
+IMAGERY, ELEVATION = source("sentinel-2"), source("glo-30")
 ZONE = f"S2A_{PLACE.epsg}_"
 
 
@@ -104,6 +107,66 @@ def test_a_baseline_is_understood_as_catalogs_and_names_of_files_write_it(world,
     item = items(world, ZONE + "20230611")[0]
     item.properties["s2:processing_baseline"] = baseline
     assert stac.SENSORS["sentinel-2"][1](item) == (1e-4, offset)
+
+
+def test_tiles_of_one_block_share_a_search_that_is_on_its_way(monkeypatch):
+    asked = []
+
+    def slow(origin, *filters):
+        asked.append(origin.collection)
+        time.sleep(0.2)
+        return []
+
+    monkeypatch.setattr(stac, "search", slow)
+    stac._search_block.cache_clear()
+    block = (-4.0, 40.0, -3.0, 41.0)
+    with ThreadPoolExecutor(6) as pool:
+        found = list(pool.map(lambda origin: stac._in_block(origin, block), [IMAGERY, ELEVATION] * 3))
+    assert found == [()] * 6 and sorted(asked) == ["cop-dem-glo-30", "sentinel-2-l2a"]
+
+
+def test_a_search_that_failed_is_asked_again(monkeypatch):
+    answers = iter([Unreachable("busy"), []])
+
+    def search(*_):
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(stac, "search", search)
+    stac._search_block.cache_clear()
+    with pytest.raises(Unreachable):
+        stac._in_block(IMAGERY, (-4.0, 40.0, -3.0, 41.0))
+    assert stac._in_block(IMAGERY, (-4.0, 40.0, -3.0, 41.0)) == ()
+
+
+@given(st.lists(st.tuples(st.integers(1, 9), st.sampled_from("AB"), st.none() | st.integers(0, 100)), max_size=12),
+       st.integers(1, 9))
+def test_the_clearest_looks_are_read(frames, most):
+    """A look is what one satellite sees on one day, in one frame or in several."""
+    looks = [
+        SimpleNamespace(properties={"datetime": f"2023-06-0{day}T11:00:00Z", "platform": side, "eo:cloud_cover": cover})
+        for day, side, cover in frames
+    ]
+    kept = stac._clearest(looks, most)
+    assert kept == [look for look in looks if look in kept]  # in their order
+    covers = {}
+    for day, side, cover in frames:
+        covers.setdefault((day, side), []).append(cover)
+    means = {name: np.mean([c for c in of if c is not None] or [np.inf]) for name, of in covers.items()}
+    names = {(int(look.properties["datetime"][9]), look.properties["platform"]) for look in kept}
+    assert len(names) == min(most, len(covers))
+    assert all(means[name] <= means[other] for name in names for other in covers.keys() - names)
+
+
+def test_a_tile_reads_no_more_looks_than_asked(ask):
+    every = tile(PLACE, ask()).attrs["acquisitions"]
+    picture = tile(PLACE, ask(most_looks=2))
+    assert len(picture.attrs["acquisitions"]) == 2 < len(every)
+    assert ZONE + "20230616" not in picture.attrs["acquisitions"]  # the cloudiest
+    with pytest.raises(InvalidRegion, match="most_looks is 0.*give 1 or more"):
+        ask(most_looks=0)
 
 
 def test_angles_of_the_sun_may_be_missing(world):

@@ -1,7 +1,9 @@
 """Stores: read by plain xarray, split, trained on."""
 
 import json
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,10 +16,12 @@ from catalog import BORDER
 from made_up import made_up, square
 
 from sat2dem_core.config import preset
-from sat2dem_core.dataset import store
+from sat2dem_core.dataset import building, store
 from sat2dem_core.dataset.building import assemble
 from sat2dem_core.dataset.grid import PIXELS, SIDE, Cell
-from sat2dem_core.dataset.store import open_store, read_parts, read_tiles
+from sat2dem_core.dataset.parts import prepare
+from sat2dem_core.dataset.store import CHUNK, elevation_range, open_store, read_parts, read_tiles
+from sat2dem_core.dataset.tiles import digest_of
 from sat2dem_core.errors import DamagedStore, NoTiles
 from sat2dem_core.training.checkpoints import load_checkpoint
 from sat2dem_core.training.trainer import train
@@ -123,6 +127,67 @@ def test_a_store_larger_than_memory_streams_and_gives_the_same_run(many, tmp_pat
         ours, theirs = (load_checkpoint(run.folder / f"{name}.json") for run in (in_memory, streamed))
         assert all(torch.equal(tensor, theirs[0][key]) for key, tensor in ours[0].items())
         assert ours[1]["data"] == theirs[1]["data"] and ours[1]["normalization"] == theirs[1]["normalization"]
+
+
+@pytest.fixture
+def read(monkeypatch) -> Counter:
+    """The bytes that were read of each chunk of images or elevation."""
+    counts, get = Counter(), zarr.storage.LocalStore.get
+
+    async def counting(self, key, *args, **kwargs):
+        value = await get(self, key, *args, **kwargs)
+        if value is not None and key.startswith(("rgb/", "dem/")) and key[-1].isdigit():
+            counts[key] += len(value)
+        return value
+
+    monkeypatch.setattr(zarr.storage.LocalStore, "get", counting)
+    return counts
+
+
+def test_a_random_batch_costs_at_most_twice_its_bytes(many, read):
+    tiles = read_tiles(many, lazy=True)
+    batch = np.sort(np.random.default_rng(0).choice(64, 16, replace=False))
+    wanted = np.asarray(tiles.rgb[batch]).nbytes + np.asarray(tiles.dem[batch]).nbytes
+    assert 0 < read.total() <= 2 * wanted
+    files = [path for path in Path(many).glob("rgb/*.0.0.0")]
+    assert len(files) == 64 // CHUNK and CHUNK > 1
+
+
+def test_start_and_resume_read_no_tile_twice(many, tmp_path, monkeypatch, read):
+    config = preset("cpu", scene=str(many), tile=PIXELS, features=1, batch=3, steps=1)
+    monkeypatch.setattr(store, "virtual_memory", lambda: SimpleNamespace(available=1_000_000))
+    data = prepare(config)
+    lowest, highest = elevation_range(open_store(many))
+    assert data.fingerprint() and 900 < lowest < highest < 1700 and not read
+    monkeypatch.undo()
+    in_memory = prepare(config)
+    assert in_memory.fingerprint() == data.fingerprint() and in_memory.normalization == data.normalization
+
+
+def test_what_a_store_knows_of_its_tiles_is_so(many):
+    tiles = read_tiles(many, [5, 3])
+    for rgb, dem, extremes, digest in zip(tiles.rgb, tiles.dem, tiles.extremes, tiles.digests):
+        assert digest == digest_of(rgb, dem) and tuple(extremes) == (dem.min(), dem.max())
+    assert tiles.take([1]).fingerprint() == read_tiles(many, [3]).fingerprint() != tiles.take([0]).fingerprint()
+
+
+def test_a_store_of_an_earlier_version_is_read(many, tmp_path, monkeypatch):
+    """Its chunks are larger, and it knows neither extremes nor digests."""
+    pack = building._pack
+
+    def without(*args):
+        return [{key: record[key] for key in record.keys() - {"lowest", "highest", "digest"}} for record in pack(*args)]
+
+    monkeypatch.setattr(building, "CHUNK", 16)
+    monkeypatch.setattr(building, "_pack", without)
+    earlier = assemble(tmp_path / "old.zarr", {square(n).id: n for n in range(64)}, made_up, {}, {}, progress=False)
+    assert open_store(earlier).rgb.encoding["chunks"][0] == 16 and "lowest" not in open_store(earlier).coords
+    assert elevation_range(open_store(earlier)) == elevation_range(open_store(many))
+    config = preset("cpu", tile=PIXELS, features=1)
+    then, now = (prepare(replace(config, scene=str(path))) for path in (earlier, many))
+    assert then.normalization == now.normalization and np.array_equal(then.train.dem, now.train.dem)
+    monkeypatch.setattr(store, "virtual_memory", lambda: SimpleNamespace(available=1_000_000))
+    assert prepare(replace(config, scene=str(earlier))).fingerprint() == then.fingerprint()
 
 
 def test_too_few_tiles_for_a_split(built):
