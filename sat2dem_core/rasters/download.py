@@ -11,7 +11,7 @@ import tarfile
 import time
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable
 from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -218,7 +218,7 @@ def _check_member(archive: Path, name: str, plain: bool) -> None:
         )
 
 
-def _bar(members: list, archive: Path) -> Iterator:
+def _bar(members: list, archive: Path) -> Iterable:
     return tqdm(members, desc=f"unpacking {archive.name}", unit="file", leave=False)
 
 
