@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pandas as pd
@@ -13,9 +14,9 @@ import torch
 import torch.distributed as dist
 
 from sat2dem_core.config import preset
-from sat2dem_core.training import trainer
+from sat2dem_core.training import distributed, trainer
 from sat2dem_core.training.checkpoints import load_checkpoint
-from sat2dem_core.training.distributed import Group, join
+from sat2dem_core.training.distributed import Agreement, Group, join
 
 SETTINGS = {"tile": 32, "features": 4, "critic_features": 4, "stride": 24, "batch": 5, "steps": 27}
 ALONE = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "MPLBACKEND": "agg"}
@@ -161,6 +162,96 @@ def test_a_lost_process_ends_the_run_with_a_clear_error_and_the_same_command_goe
     np.testing.assert_allclose(log, whole, rtol=0.05)  # dropout draws other masks
 
 
+STOPPING = """
+import json, os, signal, socket, sys
+from pathlib import Path
+import torch._dynamo
+from sat2dem_core.config import preset
+from sat2dem_core.dataset.parts import prepare
+from sat2dem_core.errors import LostProcess, Terminated
+from sat2dem_core.models import methods
+from sat2dem_core.training import trainer
+from sat2dem_core.training.checkpoints import load_checkpoint
+from sat2dem_core.training.distributed import Agreement
+from sat2dem_core.training.trainer import train
+
+config, folder = preset("cpu", **json.loads(sys.argv[1])), Path(sys.argv[2])
+data = prepare(config)
+
+def kill_in(number, signal_number):
+    step, calls = methods.Method.step, []
+
+    def failing(self, *batch):
+        calls.append(0)
+        if len(calls) == number:
+            os.kill(os.getpid(), signal_number)
+        return step(self, *batch)
+
+    methods.Method.step = failing
+
+def work(rank, run, signal_number):
+    os.environ |= {"RANK": rank, "LOCAL_RANK": rank}
+    if rank == "1" and signal_number:
+        kill_in(8 if signal_number == signal.SIGKILL else 3, signal_number)
+    trainer.SAVE_SECONDS = -1 if rank == "0" else 1e9  # clocks differ: the first one's counts
+    if signal_number == signal.SIGTERM:
+        Agreement.EVERY = 0  # ask after each step
+    try:
+        train(config, data=data, run=folder / run, progress=False)
+    except LostProcess:
+        os._exit(1)
+    except Terminated as end:
+        os._exit(end.status)
+    os._exit(0)
+
+for run, signal_number in (("run", signal.SIGKILL), ("run", signal.SIGTERM), ("run", 0), ("whole", 0)):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    os.environ |= {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    both = [os.fork() or work(rank, run, signal_number) for rank in "01"]
+    ends = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in both]
+    print(*ends, load_checkpoint(folder / run / "last.json")[1]["step"], flush=True)
+"""
+
+
+def test_two_processes_save_by_the_clock_and_at_sigterm_at_one_step_and_go_on_to_the_same_bits(tmp_path):
+    """No validation before the end has a checkpoint written; the signal comes to one process alone."""
+    done = python(STOPPING, json.dumps(SETTINGS | {"validate_every": 50, "steps": 15}), tmp_path)
+    assert done.returncode == 0, done.stderr
+    killed, terminated, finished, whole = (tuple(map(int, line.split())) for line in done.stdout.splitlines())
+    assert killed[:2] == (1, -signal.SIGKILL) and 0 < killed[2] < 8
+    assert terminated == (143, 143, killed[2] + 3)
+    assert finished == whole == (0, 0, 15)
+    for name in ("last", "best"):
+        ours, theirs = (load_checkpoint(tmp_path / run / f"{name}.json")[0] for run in ("run", "whole"))
+        assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
+    logs = [pd.read_csv(tmp_path / run / "log.csv") for run in ("run", "whole")]
+    pd.testing.assert_frame_equal(*logs)
+
+
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="this system has no groups of processes")
+def test_a_signal_to_the_launcher_and_to_its_processes_ends_them_once_they_have_saved(tmp_path):
+    """As SLURM sends it: each process gets one SIGTERM from there and one from torchrun."""
+    run = tmp_path / "run"
+    settings = SETTINGS | {"steps": 100_000, "validate_every": 5}
+    options = [part for name, value in settings.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", "-m", "--"]
+    command = [*torchrun, "sat2dem_core", "train", *options, "--run", str(run)]
+    log = tmp_path / "stderr"
+    with log.open("wb") as file:
+        process = subprocess.Popen(command, stderr=file, stdout=file, env=ALONE, start_new_session=True)
+        deadline = time.monotonic() + 90
+        while not (run / "last.json").exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(60)
+    said = log.read_text(encoding="utf-8", errors="replace")
+    step = load_checkpoint(run / "last.json")[1]["step"]
+    assert said.count("terminated: ") == 1, said
+    assert f"terminated: step {step} of 100000 is saved in {run}; the same command continues there" in said
+
+
 NOTEBOOK = """
 import json, sys
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -219,3 +310,37 @@ def test_without_a_launcher_a_process_is_a_group_of_one_and_waits_for_nobody(mon
     assert order == [3.0]
     with pytest.raises(RuntimeError, match="^gloo$"), group.together("run"):  # no other process can be gone
         raise RuntimeError("gloo")
+
+
+# --- agreeing ---------------------------------------------------------------------------------------------------------
+
+
+def test_processes_meet_at_steps_that_all_know_about_once_a_second(monkeypatch):
+    """The first one measures: 1/8 s for a step, later 5 s."""
+    clock, meetings = [0.0], []
+
+    class Both(Group):
+        """This process, the first, and another one whose votes the test casts."""
+
+        def add_up(self, tensor):
+            meetings.append(step)
+            return tensor + torch.tensor([0, other, 0])
+
+    monkeypatch.setattr(distributed.time, "monotonic", lambda: clock[0])
+    agreement, answers = Agreement(Both(torch.device("cpu"), processes=2)), []
+    for step in range(1, 60):
+        clock[0] += 0.125 if step < 40 else 5
+        other = step > 45
+        answers.append(agreement.reached(due=step == 23, asked=False))
+    assert meetings[:5] == [1, 3, 7, 15, 23] and np.diff(meetings).max() == 8
+    assert answers[23 - 1] == (True, False)
+    late = [step for step in meetings if step > 45]
+    assert late[1:] == list(range(late[1], 60))  # after each slow step
+    assert [index + 1 for index, (_, asked) in enumerate(answers) if asked] == late
+    assert all(answer == (False, False) for index, answer in enumerate(answers) if index + 1 not in meetings)
+
+
+def test_a_process_alone_asks_nobody(monkeypatch):
+    monkeypatch.setattr(Group, "add_up", None)
+    agreement = Agreement(Group(torch.device("cpu")))
+    assert [agreement.reached(due, asked) for due, asked in ((1, 0), (0, 1), (0, 0))] == [(1, 0), (0, 1), (0, 0)]
