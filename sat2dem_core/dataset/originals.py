@@ -16,20 +16,21 @@ from sat2dem_core.rasters.atomic import replacing
 from sat2dem_core.rasters.download import fetch
 from sat2dem_core.rasters.elevation import Elevation, open_elevation
 from sat2dem_core.rasters.grids import Grid, horizontal
-from sat2dem_core.rasters.reader import Raster, opened
+from sat2dem_core.rasters.reader import Raster, opened, own_grid
 
 COLORS = ("red", "green", "blue")
+MISFIT = "the registry's recipe does not fit it, please report this"
 TOLERANCE = 1.0  # m: by how much the lowest and the highest point may differ from the registry's
 
 
-def fetch_scene(site: Site, progress: bool = True, address: str = RAW) -> Path:
+def fetch_scene(site: Site, progress: bool = True, address: str | None = None) -> Path:
     """Fetch and make the pair of an open scene, unless it is there; returns its folder.
 
     What was fetched before an interruption is kept, and the next call continues there. Each file of the pair is whole
     or absent. The original files stay beside the pair.
 
     Args:
-        address: the server of the files; a mirror needs the same paths.
+        address: a mirror with the same paths as raw.githubusercontent.com, which is the default.
 
     Raises:
         UnreadableRaster: it is a development scene, and its files are not there.
@@ -45,7 +46,8 @@ def fetch_scene(site: Site, progress: bool = True, address: str = RAW) -> Path:
         return site.home
     folder = site.home / "originals" if site.recipe else site.home
     for file in site.originals:
-        fetch(file.url(address), folder / file.name, f"sha256:{file.sha256}", size=file.bytes, progress=progress)
+        url = file.url(address or RAW)
+        fetch(url, folder / file.name, f"sha256:{file.sha256}", size=file.bytes, progress=progress)
     if site.recipe:
         _write(site, *make_pair(site.originals, site.recipe, folder))
     return site.home
@@ -66,23 +68,27 @@ def make_pair(originals: tuple[Original, ...], recipe: Recipe, folder: Path) -> 
     """
     files = {file.role: folder / file.name for file in originals}
     paths = [files["image"]] if "image" in files else [files[color] for color in COLORS]
-    column, row, width, height = recipe.window or (0, 0, None, None)
-    bands = []
-    for path in paths:
-        with opened(path) as file:
-            raster = Raster.of(file, path, recipe.bands or (1,), "declared")
-            scale = np.take([file.scales, file.offsets], np.array(raster.bands) - 1, 1)[..., None, None]
-        if not bands:
-            grid = raster.grid.window(row, column, height or raster.grid.height, width or raster.grid.width)
-        if raster.grid.offset(grid) != (row, column):
-            raise UnsupportedImagery(f"{path} is not on the grid of {paths[0]}: the registry's recipe does not fit it")
-        values, valid = raster.read(row, column, grid.height, grid.width)
-        bands.append(np.where(valid, values.astype(np.float64) * scale[0] + scale[1], 0))
-    image = _rounded(np.concatenate(bands), recipe)
-    dtype = np.uint8 if raster.dtype == "uint8" else np.uint16
+    with opened(paths[0]) as file:
+        whole, dtype = own_grid(file), np.uint8 if file.dtypes[0] == "uint8" else np.uint16
+    column, row, width, height = recipe.window or (0, 0, whole.width, whole.height)
+    grid = whole.window(row, column, height, width)
+    image = _rounded(np.concatenate([_values(path, grid, recipe) for path in paths]), recipe)
     if image.max() > np.iinfo(dtype).max:
-        raise UnsupportedImagery(f"{paths[0]} has values up to {image.max():g}: the registry's recipe does not fit it")
+        raise UnsupportedImagery(f"{paths[0]} has values up to {image.max():g}: {MISFIT}")
     return image.astype(dtype), _heights(files["dem"], grid, recipe), grid
+
+
+def _values(path: Path, grid: Grid, recipe: Recipe) -> np.ndarray:
+    """The part of an image that a grid covers, (bands, H, W), with its scale applied; 0 where there is no data."""
+    with opened(path) as file:
+        raster = Raster.of(file, path, recipe.bands or (1,), "declared")
+        scales, offsets = ([of[band - 1] for band in raster.bands] for of in (file.scales, file.offsets))
+    offset = raster.grid.offset(grid)
+    if offset is None:
+        raise UnsupportedImagery(f"{path} is not on the grid of the others: {MISFIT}")
+    values, valid = raster.read(*offset, *grid.shape)
+    values = values * np.array(scales)[:, None, None] + np.array(offsets)[:, None, None]
+    return np.where(valid, values, 0)
 
 
 def _rounded(values: np.ndarray, recipe: Recipe) -> np.ndarray:
@@ -100,7 +106,7 @@ def _heights(path: Path, grid: Grid, recipe: Recipe) -> np.ndarray:
     if recipe.dem_resampling:
         heights = _warped(elevation, grid, Resampling[recipe.dem_resampling])
     elif elevation.grid.offset(grid) is None:
-        raise UnsupportedImagery(f"{path} is not on the image's grid: the registry's recipe does not fit it")
+        raise UnsupportedImagery(f"{path} is not on the image's grid: {MISFIT}")
     else:
         heights = elevation.on(grid)
     elevation.check()

@@ -44,6 +44,7 @@ class Original:
         return self.path.rsplit("/", 1)[-1]
 
     def url(self, address: str = RAW) -> str:
+        """Where it is fetched from; ``address`` may be a mirror."""
         return f"{address}/{self.repository}/{self.commit}/{self.path}"
 
 
