@@ -100,23 +100,43 @@ def search(
     period = f"{start}/{end}" if start else None
     try:
         client = Client.open(origin.url, stac_io=StacApiIO(max_retries=retry, timeout=(20, 60)))
-        by_id = {
-            item.id: item for box in _boxes(bounds)
+        found = [
+            item for box in _boxes(bounds)
             for item in client.search(
                 collections=[origin.collection], bbox=box, datetime=period, limit=min(100, most or 100), max_items=most,
                 **query,
-            ).items()
-        }
+            ).items_as_dicts()
+        ]
     except (APIError, requests.RequestException) as error:
         raise Unreachable(
             f"{origin.url} does not answer a search of {origin.collection} ({error}): try later"
         ) from error
-    wanted = [item for item in by_id.values() if not origin.platforms or _platform(item) in origin.platforms]
-    for item in wanted:
-        if item.geometry is None and item.bbox is None:
-            warnings.warn(f"{item.id} states no place and is left out", stacklevel=2)
-    wanted = [item for item in wanted if item.geometry or item.bbox]
+    items = {item.id: item for item in map(_understood, found) if item is not None}  # each once
+    wanted = [item for item in items.values() if not origin.platforms or _platform(item) in origin.platforms]
     return sorted(wanted, key=lambda item: (str(item.properties.get("datetime")), item.id))
+
+
+def _understood(found: dict) -> pystac.Item | None:
+    """An item of an answer; None, with a warning, if it states no time or no place, or is no item at all."""
+    try:
+        item = pystac.Item.from_dict(found, preserve_dict=False)
+        place = _place(item)
+    except (pystac.STACError, shapely.errors.ShapelyError, ValueError, KeyError, TypeError, AttributeError) as error:
+        fault = f"is no item that can be read ({error or type(error).__name__})"
+    else:
+        if not place.is_empty and np.isfinite(place.bounds).all():
+            return item
+        fault = "states no place"
+    name = found.get("id") if isinstance(found, dict) else None
+    warnings.warn(f"{name or 'an item without a name'} {fault} and is left out", stacklevel=3)
+    return None
+
+
+def _place(item: pystac.Item) -> shapely.Geometry:
+    """The outline of an item, or else its box; empty if it states neither."""
+    if item.geometry:
+        return shapely.geometry.shape(item.geometry)
+    return shapely.box(*item.bbox) if item.bbox else shapely.Polygon()
 
 
 def _boxes(bounds: Bounds) -> list[Bounds]:
@@ -382,8 +402,7 @@ def _clearest(items: Sequence[pystac.Item], most: int) -> list[pystac.Item]:
 
 
 def _meets(item: pystac.Item, square: shapely.Polygon) -> bool:
-    place = shapely.geometry.shape(item.geometry) if item.geometry else shapely.box(*(item.bbox or ()))
-    return shapely.intersects(place, square)
+    return shapely.intersects(_place(item), square)
 
 
 def _look(item: pystac.Item) -> tuple[object, str]:

@@ -1,12 +1,21 @@
 """Files that are whole or absent, because they are written under another name and renamed; folders for one process."""
 
+import errno
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from sat2dem_core.errors import CannotWrite, RunBusy
 
+MOUNTS = Path("/proc/self/mounts")  # Linux's table of mounted drives: device, folder, kind, options
+USER_SPACE = {
+    "sshfs", "gcsfuse", "rclone", "s3fs", "goofys", "mount-s3", "blobfuse", "blobfuse2", "drive",
+    "google-drive-ocamlfuse",
+}
+UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EEXIST}
+LOCAL_LOCKS = {"nolock", "local_lock=all", "local_lock=flock", "localflock", "nobrl"}  # options of NFS, Lustre, SMB
 PATIENCE = 5.0  # seconds to wait for a folder: a process that only checks whether a run is finished leaves it soon
 
 
@@ -51,8 +60,8 @@ def locked(path: Path, patience: float = -1) -> Iterator[None]:
     """Hold a lock on a path, which need not exist, during the context; others wait for it.
 
     The operating system holds the lock, on a file next to the path, and releases it when the process ends, even if it
-    is killed. Where no lock can be had (on some network drives, or if the parent folder is not writable), the context
-    locks nothing.
+    is killed. Where it cannot, or where other computers on a network drive do not see it, a warning says so. In a
+    folder that is not writable the context locks nothing, since nobody writes there.
 
     Args:
         patience: seconds to wait; -1 for any time.
@@ -66,10 +75,13 @@ def locked(path: Path, patience: float = -1) -> Iterator[None]:
     lock = FileLock(f"{path.resolve()}.lock", timeout=patience, fallback_to_soft=False)
     try:
         lock.acquire()
+        fault = _unseen(path)
     except Timeout:
         raise RunBusy(f"another process is at work in {path}: wait until it ends, or choose another folder") from None
-    except OSError:
-        pass  # no lock to be had
+    except OSError as error:
+        fault = None if error.errno in UNWRITABLE else f"no lock can be had there ({error.strerror or error})"
+    if fault:
+        warnings.warn(f"{path.parent}: {fault}: start no second command on the same files", stacklevel=3)
     try:
         yield
     finally:
@@ -77,6 +89,28 @@ def locked(path: Path, patience: float = -1) -> Iterator[None]:
             with suppress(OSError):  # Windows removes no open file
                 os.unlink(lock.lock_file)  # before the release: a waiting process notices, and makes a new one
             lock.release()
+
+
+def _unseen(path: Path) -> str | None:
+    """Why other computers do not see a lock on a path, if it lies on a drive that they share and that keeps locks here.
+
+    NFS (from Linux 2.6.12 on), SMB, Lustre and GPFS hand locks on, unless they are mounted without; drives in user
+    space that stand for another computer or a cloud do not.
+    """
+    try:
+        lines = MOUNTS.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return None  # not Linux
+    place, deepest, kind, options = path.resolve(), -1, "", ""
+    for line in lines:
+        _, mount, *more = [*line.split(), "", "", ""]
+        folder = Path(mount.replace("\\040", " "))
+        if mount and place.is_relative_to(folder) and len(folder.parts) > deepest:
+            deepest, (kind, options) = len(folder.parts), more[:2]
+    in_user_space = kind.startswith("fuse.") and kind.removeprefix("fuse.") in USER_SPACE
+    if in_user_space or LOCAL_LOCKS & set(options.split(",")):
+        return f"locks on this drive ({kind}) hold on this computer alone"
+    return None
 
 
 @contextmanager

@@ -23,7 +23,6 @@ from typing import Any
 
 import pandas as pd
 import torch
-from filelock import FileLock
 from tqdm import tqdm
 
 from sat2dem_core.config import Config, preset
@@ -32,7 +31,7 @@ from sat2dem_core.errors import InvalidConfig, choose
 from sat2dem_core.evaluation.scoring import evaluate
 from sat2dem_core.models.device import processor
 from sat2dem_core.paths import repository
-from sat2dem_core.rasters.atomic import replacing
+from sat2dem_core.rasters.atomic import locked, replacing
 from sat2dem_core.study.rows import score_columns, tile_rows
 from sat2dem_core.training.checkpoints import Run
 from sat2dem_core.training.trainer import train
@@ -108,7 +107,7 @@ def run_study(path: str | os.PathLike, table: str | os.PathLike) -> pd.DataFrame
     for name, run in tqdm(list(runs.items())[rank::processes], unit="run"):
         if name not in current:
             row, tiles = make_row(run, content["part"], content["drainage"])
-            with FileLock(f"{table}.lock"):  # other processes write their rows, too
+            with locked(table):  # other processes write their rows, too
                 _write(table, runs, pd.DataFrame([{"run": name} | row]))
                 _write(_tiles_path(table), runs, tiles.assign(run=name)[["run", *tiles]])
     return read_table(table)

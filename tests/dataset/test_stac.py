@@ -4,6 +4,8 @@ import itertools
 import json
 import time
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 from types import SimpleNamespace
 
 import catalog
@@ -107,6 +109,61 @@ def test_a_baseline_is_understood_as_catalogs_and_names_of_files_write_it(world,
     item = items(world, ZONE + "20230611")[0]
     item.properties["s2:processing_baseline"] = baseline
     assert stac.SENSORS["sentinel-2"][1](item) == (1e-4, offset)
+
+
+@pytest.fixture
+def answering():
+    """``answering(items)``: the address of an API that answers every search with these items, as they are."""
+    servers = []
+
+    def serve(found):
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self):
+                self.send(landing)
+
+            def do_POST(self):
+                self.rfile.read(int(self.headers["Content-Length"]))
+                self.send({"type": "FeatureCollection", "features": found, "links": []})
+
+            def send(self, answer):
+                self.send_response(200)
+                self.send_header("Content-Type", "application/json")
+                self.end_headers()
+                self.wfile.write(json.dumps(answer).encode())
+
+            def log_message(self, *_):
+                pass
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        servers.append(server)
+        url = f"http://127.0.0.1:{server.server_port}"
+        landing = {
+            "type": "Catalog", "stac_version": "1.0.0", "id": "untidy", "description": "an untidy catalog",
+            "conformsTo": ["https://api.stacspec.org/v1.0.0/core", "https://api.stacspec.org/v1.0.0/item-search"],
+            "links": [{"rel": "search", "href": f"{url}/search", "method": "POST", "type": "application/geo+json"}],
+        }
+        Thread(target=server.serve_forever, daemon=True).start()
+        return url
+
+    yield serve
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    ({"properties": {"eo:cloud_cover": 3}}, "datetime"), ({"properties": {"datetime": None}}, "datetime"),
+    ({"properties": {"datetime": "yesterday"}}, "yest"), ({"properties": None}, "can be read"),
+    ({"geometry": None, "bbox": None}, "states no place"), ({"geometry": None, "bbox": [None, 0, 1, 1]}, "can be read"),
+    ({"geometry": {"type": "Polygon", "coordinates": []}}, "states no place"), ({"assets": {"red": {}}}, "href"),
+    ({"geometry": {"type": "Circle", "coordinates": [1]}}, "circle"), ({"assets": {"red": None}}, "can be read"),
+])
+def test_an_item_that_is_none_is_left_out_of_an_answer_and_named(world, answering, change, words):
+    good = next(item for item in world.items if item["id"] == ZONE + "20230601")
+    url = answering([good | {"id": "untidy"} | change, good])
+    with pytest.warns(UserWarning, match=f"untidy .*({words}).* is left out"):
+        found = search(source("sentinel-2", url=url), (-4, 40, -3, 41))
+    assert [item.id for item in found] == [good["id"]]
 
 
 def test_tiles_of_one_block_share_a_search_that_is_on_its_way(monkeypatch):

@@ -1,11 +1,13 @@
 """Files are whole or absent, whatever the disk does; a folder belongs to one process at a time."""
 
+import errno
 import os
 import shutil
 import subprocess
 import sys
 import threading
 import time
+import warnings
 
 import pytest
 
@@ -115,11 +117,41 @@ def test_one_at_a_time_however_many_wait(tmp_path):
     assert most == [1] * 20 and os.listdir(tmp_path) == ["run"]
 
 
-def test_a_folder_that_cannot_be_locked_is_still_used(tmp_path, monkeypatch):
-    """On some network drives, and where only the folder itself is writable."""
+def test_a_folder_that_cannot_be_locked_is_still_used_and_that_is_said(tmp_path):
     (tmp_path / "run.lock").mkdir()  # no file can be opened under this name
-    with claimed(tmp_path / "run"):
+    said = f"{tmp_path}: no lock can be had there .*: start no second command"
+    with pytest.warns(UserWarning, match=said), claimed(tmp_path / "run"):
         assert (tmp_path / "run").is_dir()
+
+
+def test_a_system_without_locks_says_so(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    said = "no lock can be had there .Function not implemented"
+    with pytest.warns(UserWarning, match=said), claimed(tmp_path / "run"):
+        pass
+    assert os.listdir(tmp_path / "run") == []
+
+
+@pytest.mark.parametrize(("kind", "options", "said"), [
+    ("fuse.sshfs", "rw,relatime", True), ("fuse.drive", "rw", True), ("nfs4", "rw,vers=4.2,local_lock=none", False),
+    ("nfs", "rw,vers=3,nolock,local_lock=all", True), ("lustre", "rw,flock", False), ("lustre", "rw,localflock", True),
+    ("ext4", "rw", False), ("fuse.gvfsd-fuse", "rw", False), ("cifs", "rw,nobrl", True),
+])
+def test_a_drive_whose_locks_other_computers_do_not_see_says_so(tmp_path, monkeypatch, kind, options, said):
+    drive, mounts = tmp_path / "a drive", tmp_path / "mounts"
+    drive.mkdir()
+    place = str(drive).replace(" ", "\\040")
+    mounts.write_text(f"/dev/sda / ext4 rw 0 0\nserver:/home {place} {kind} {options} 0 0\nbroken\n", encoding="utf-8")
+    monkeypatch.setattr(atomic, "MOUNTS", mounts)
+    with warnings.catch_warnings(record=True) as heard, claimed(tmp_path / "run"), claimed(drive / "run"):
+        pass
+    assert [str(warning.message) for warning in heard] == said * [
+        f"{drive}: locks on this drive ({kind}) hold on this computer alone: start no second command on the "
+        "same files"
+    ]
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
