@@ -67,6 +67,11 @@ def _add_train(train: argparse.ArgumentParser) -> None:
         "--run", metavar="DIR", help="the run's folder (default: a folder of the cache, named after settings and data)"
     )
     train.add_argument(
+        "--initial-weights", metavar="WEIGHTS",
+        help="what the generator starts from: a name (relief), a run's folder, a .safetensors file, or a checkpoint of "
+        "the paper's authors (.pth); their architecture must be that of the settings (default: random weights)",
+    )
+    train.add_argument(
         "--tensorboard", action="store_true", help="also write the log for TensorBoard, in the run's folder"
     )
     train.add_argument(
@@ -427,7 +432,7 @@ def _train(args: argparse.Namespace) -> None:
     changes = {field.name: _read(field, text) for field, text in given.items() if text is not None}
     run = train(
         preset(args.preset, **changes), run=args.run, tensorboard=args.tensorboard,
-        accept_changed_code=args.accept_changed_code,
+        accept_changed_code=args.accept_changed_code, initial_weights=args.initial_weights,
     )
     if int(os.environ.get("RANK", 0)):
         return  # the first of several processes reports

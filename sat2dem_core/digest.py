@@ -12,7 +12,7 @@ from sat2dem_core.paths import PACKAGE
 # The modules that decide what a training run computes.
 TRAINING = (
     "config", "grids", "reader", "fill", "elevation", "imagery", "scenes", "tiles", "splits", "parts", "normalize",
-    "attention", "networks", "losses", "methods", "device", "loader", "distributed", "trainer",
+    "attention", "networks", "losses", "methods", "device", "loader", "initial", "distributed", "trainer",
 )
 # Fields of syntax nodes without influence on results: types, and the u of u"text".
 IGNORED = {"annotation", "returns", "type_comment", "type_params", "kind"}

@@ -145,6 +145,17 @@ def test_mistakes_end_in_one_sentence_and_status_1(arguments, message, capsys):
     assert output.err.count("\n") == 1
 
 
+def test_train_starts_from_the_weights_of_another_run(run, tmp_path, capsys):
+    command = ["train", "--epochs", "1", *TINY, "--run", str(tmp_path / "run"), "--initial-weights"]
+    assert main([*command, str(run)]) == 0
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["initial_weights"]["source"] == str(run)
+    assert main([*command, "relief"]) == 1
+    error = capsys.readouterr().err
+    assert "the initial weights relief do not fit this run (initial_down.0.weight has shape (16, 3, 4, 4)" in error
+    assert error.endswith("): set features=16, tile=128\n")
+
+
 def test_run_folder_of_other_settings_is_refused(run, capsys):
     assert main(["train", "--epochs", "1", *TINY, "--seed", "4", "--run", str(run)]) == 1
     assert "holds a run with other config (seed=0): choose another folder" in capsys.readouterr().err

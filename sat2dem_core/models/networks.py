@@ -183,12 +183,31 @@ def load_paper_weights(network: nn.Module, path: str | os.PathLike) -> None:
 
     Args:
         network: a :class:`UNet` or :class:`PatchGAN` at the size and with the attention of the checkpoint.
-        path: a file that ``torch.save`` wrote: the tensors by name, alone or under ``"state_dict"``. Only tensors are
-            read (``weights_only``), never other pickled objects.
+        path: see :func:`read_paper_weights`.
 
     Raises:
         DamagedCheckpoint: the file is no such checkpoint, or a key is missing, superfluous or of another shape; the
             message names it, and the network is unchanged.
+    """
+    tensors = read_paper_weights(path)
+    faults = differences(tensors, network.state_dict())
+    if faults:
+        raise DamagedCheckpoint(
+            f"{path} belongs to another architecture ({'; '.join(faults[:5])}): "
+            "build the network with the checkpoint's attention, features and tile"
+        )
+    network.load_state_dict(tensors)
+
+
+def read_paper_weights(path: str | os.PathLike) -> dict[str, Tensor]:
+    """The tensors by name of a checkpoint of the paper authors' code.
+
+    Args:
+        path: a file that ``torch.save`` wrote: the tensors by name, alone or under ``"state_dict"``. Only tensors are
+            read (``weights_only``), never other pickled objects.
+
+    Raises:
+        DamagedCheckpoint: the file is no such checkpoint.
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -201,22 +220,17 @@ def load_paper_weights(network: nn.Module, path: str | os.PathLike) -> None:
     tensors = content.get("state_dict", content) if isinstance(content, dict) else None
     if not isinstance(tensors, dict):
         raise DamagedCheckpoint(f"{path} holds no tensors by name: give a file that torch.save made of a state_dict")
-    faults = _differences(tensors, network.state_dict())
-    if faults:
-        raise DamagedCheckpoint(
-            f"{path} belongs to another architecture ({'; '.join(sorted(faults)[:5])}): "
-            "build the network with the checkpoint's attention, features and tile"
-        )
-    network.load_state_dict(tensors)
+    return tensors
 
 
-def _differences(tensors: dict[str, Any], wanted: dict[str, Tensor]) -> list[str]:
-    """What keeps tensors from being a network's weights, key by key."""
-    faults = [f"{key} is missing" for key in wanted.keys() - tensors.keys()]
-    faults += [f"{key} is not in this network" for key in tensors.keys() - wanted.keys()]
-    for key in wanted.keys() & tensors.keys():
-        if not isinstance(tensors[key], Tensor):
+def differences(tensors: dict[str, Any], wanted: dict[str, Tensor]) -> list[str]:
+    """What keeps tensors from being a network's weights, key by key in the network's order."""
+    faults = []
+    for key, tensor in wanted.items():
+        if key not in tensors:
+            faults.append(f"{key} is missing")
+        elif not isinstance(tensors[key], Tensor):
             faults.append(f"{key} is no tensor")
-        elif tensors[key].shape != wanted[key].shape:
-            faults.append(f"{key} has shape {tuple(tensors[key].shape)}, not {tuple(wanted[key].shape)}")
-    return faults
+        elif tensors[key].shape != tensor.shape:
+            faults.append(f"{key} has shape {tuple(tensors[key].shape)}, not {tuple(tensor.shape)}")
+    return faults + [f"{key} is not in this network" for key in tensors if key not in wanted]

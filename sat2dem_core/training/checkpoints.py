@@ -125,12 +125,13 @@ def same_run(meta: dict[str, Any], identity: dict[str, Any], folder: Path, accep
 
     Args:
         meta: the checkpoint's description.
-        identity: the run's ``config``, ``data`` (a fingerprint) and ``code`` (a digest of each module).
+        identity: the run's ``config``, ``data`` (a fingerprint), ``code`` (a digest of each module) and, if it did not
+            start from random weights, ``initial_weights``.
         folder: the run's folder, for the message.
         accept_changed_code: let the code differ.
 
     Raises:
-        RunExists: config, data or code differ; the message names the settings or modules that do.
+        RunExists: config, data, initial weights or code differ; the message names the settings or modules that do.
     """
     meta = meta | {"config": asdict(Config()) | meta.get("config", {})}  # a setting that is newer than the run
     for part in ("config", "data"):
@@ -140,6 +141,13 @@ def same_run(meta: dict[str, Any], identity: dict[str, Any], folder: Path, accep
             raise RunExists(
                 f"{folder} holds a run with other {part}{other and f' ({other})'}: choose another folder, or remove it"
             )
+    started, starting = (part.get("initial_weights") or {"source": "random weights"} for part in (meta, identity))
+    if started.get("sha256") != starting.get("sha256"):
+        raise RunExists(
+            f"{folder} holds a run that started from {started['source']}, not from {starting['source']}"
+            f"{', which has other content' if started['source'] == starting['source'] else ''}: start from the same "
+            "weights, choose another folder, or remove it"
+        )
     stored, wanted = meta.get("code"), identity["code"]
     if stored == wanted or accept_changed_code:
         return

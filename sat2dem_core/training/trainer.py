@@ -36,6 +36,7 @@ from sat2dem_core.paths import cache_folder
 from sat2dem_core.rasters.atomic import claimed, replacing
 from sat2dem_core.training.checkpoints import Model, Run, load_whole, restore_weights, same_run, save_checkpoint
 from sat2dem_core.training.distributed import Agreement, Group, join
+from sat2dem_core.training.initial import InitialWeights, read_initial_weights
 from sat2dem_core.training.loader import Batch, Batches
 from sat2dem_core.training.sigterm import Sigterm
 
@@ -48,7 +49,7 @@ SAVE_SECONDS = 600  # between two saves, where validations are further apart
 def train(
     config: Config, *, scene: "xr.Dataset | None" = None, data: Data | None = None,
     run: str | os.PathLike | None = None, progress: bool = True, tensorboard: bool = False,
-    accept_changed_code: bool = False,
+    accept_changed_code: bool = False, initial_weights: str | os.PathLike | None = None,
 ) -> Run:
     """Train, resume or load a run.
 
@@ -63,14 +64,19 @@ def train(
         config: see :class:`sat2dem_core.config.Config`.
         scene: your own scene in place of ``config.scene``.
         data: your own tiles in place of a scene.
-        run: the run's folder. Without one, a folder of :func:`cache_folder` named after config, data and code, so
-            that the same run is trained only once.
+        run: the run's folder. Without one, a folder of :func:`cache_folder` named after config, data, initial weights
+            and code, so that the same run is trained only once.
         progress: show a progress bar.
         tensorboard: write the log for TensorBoard too.
         accept_changed_code: go on with a run that other code began; by default that is refused.
+        initial_weights: what the generator starts from in place of random weights: the name of weights that come with
+            the package, a run's folder, a file of weights, or a checkpoint of the paper's authors (see
+            :func:`sat2dem_core.training.initial.read_initial_weights`). Discriminator and reviser start from random
+            weights. Scores are too good if these weights were trained on tiles that the run holds out.
 
     Raises:
-        RunExists: the folder holds a run of another config, data or code.
+        RunExists: the folder holds a run of another config, data or code, or from other initial weights.
+        UnknownName, DamagedCheckpoint: the initial weights cannot be read, or do not fit the config.
         RunBusy: another process is training there.
         NonFiniteLoss: the loss became NaN or infinite; the last checkpoint is from before.
         OutOfMemory: the batch does not fit; the message says what does.
@@ -81,11 +87,15 @@ def train(
     with group.first_alone():  # it may have to download something
         data = prepare(config, scene) if data is None else data
     identity = {"config": asdict(config), "data": data.fingerprint(), "code": module_digests()}
-    if run is None:
-        key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
+    initial = None if initial_weights is None else read_initial_weights(initial_weights)
+    if run is None:  # the same weights may have several names
+        weights = {"initial_weights": initial.sha256} if initial else {}
+        key = hashlib.sha256(json.dumps(identity | weights).encode()).hexdigest()[:16]
         run = cache_folder() / "runs" / f"{config.method}-{config.normalization}-{key}"
     folder = Path(run)
-    trainer = _Trainer(config, data, folder, identity, group)
+    if initial:
+        identity["initial_weights"] = initial.origin()
+    trainer = _Trainer(config, data, folder, identity, group, initial)
     with group.together(folder), nullcontext() if group.rank else claimed(folder), float32_as(config.tf32):
         trainer.resume(accept_changed_code)
         trainer.fit(progress and not group.rank, tensorboard and not group.rank)
@@ -95,13 +105,19 @@ def train(
 class _Trainer:
     """The state of a run while it trains."""
 
-    def __init__(self, config: Config, data: Data, folder: Path, identity: dict[str, Any], group: Group):
+    def __init__(
+        self, config: Config, data: Data, folder: Path, identity: dict[str, Any], group: Group,
+        initial: InitialWeights | None = None,
+    ):
         self.config, self.data, self.folder, self.identity, self.group = config, data, folder, identity, group
         device = group.device
         self.gpus = [device] if device.type == "cuda" else []  # random state to restore, besides the host's
         with torch.random.fork_rng(self.gpus):
             torch.manual_seed(config.seed)
-            self.method = build_method(config).to(device)
+            self.method = build_method(config)
+        if initial:
+            initial.put_into(self.method.generator, config)
+        self.method.to(device)
         self.span = data.normalization.high - data.normalization.low  # meters from -1 to 1
         self.method.start(meters=self.span / 2, gsd=data.train.gsd)
         # The generator that is validated and saved: with ``ema`` the average of those of all steps.
@@ -313,7 +329,7 @@ class _Trainer:
         """Go on with the run in the folder from its last checkpoint, if there is one.
 
         Raises:
-            RunExists: the folder holds a run of another config, data or code.
+            RunExists: the folder holds a run of another config, data or code, or from other initial weights.
             DamagedCheckpoint: neither its last checkpoint nor the one before can be read.
         """
         with self.group.first_alone():  # it may have to mend something
