@@ -3,12 +3,16 @@
 import csv
 import hashlib
 import re
+import shutil
+import tomllib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import rasterio
 
+from sat2dem_core import paths
+from sat2dem_core.cli import main
 from sat2dem_core.dataset.registry import find_site, markdown_table, read_registry, sites
 from sat2dem_core.dataset.scenes import open_scene
 from sat2dem_core.errors import UnknownName, UnreadableRaster
@@ -64,6 +68,18 @@ def test_the_readme_of_the_data_has_the_table_of_today():
         "put this into data/README.md: python -c 'from sat2dem_core.dataset.registry import markdown_table as table; "
         "print(table())'"
     )
+
+
+def test_the_registry_travels_in_the_wheel(tmp_path, monkeypatch):
+    wheel = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["hatch"]["build"]["targets"]
+    inside = Path(wheel["wheel"]["force-include"]["data/scenes.toml"])
+    package = tmp_path / inside.parts[0]
+    (package / "data/rocky-mountain").mkdir(parents=True)
+    shutil.copy(ROOT / "data/scenes.toml", tmp_path / inside)
+    monkeypatch.setattr(paths, "PACKAGE", package)
+    read_registry.cache_clear()
+    assert list(read_registry()) == [site.name for site in SITES]
+    read_registry.cache_clear()
 
 
 def test_an_unknown_scene_lists_all_that_there_are():
@@ -123,6 +139,16 @@ def test_the_registry_says_of_files_what_they_are(site, shared):
         assert 0.005 < shares[0] < 0.04 and 0.96 < shares[1] < 0.995
     if site.pixels:
         assert hashlib.sha256(values.astype(values.dtype.newbyteorder("<")).tobytes()).hexdigest() == site.pixels
+
+
+def test_scenes_that_are_there_are_named_by_the_shell(shared, monkeypatch, capsys):
+    monkeypatch.setenv("SAT2DEM_DATA", str(shared / "data"))
+    assert main(["data", "zion"]) == main(["data", "scenes", "carmel-israel-l8", "rocky-mountain"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        f'{folder}: train on it with scene="{folder.name}"' for folder in
+        (shared / "data/zion", shared / "data/scenes/carmel-israel-l8", ROOT / "data/rocky-mountain")
+    ]
+    assert main(["data", "scenes", "atlantis"]) == 1 and "choose one of rocky-mountain" in capsys.readouterr().err
 
 
 def test_every_development_scene_that_is_there_opens(shared, monkeypatch):
