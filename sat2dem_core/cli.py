@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import Field, asdict, fields
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,9 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"sat2dem {__version__}")
     verbs = top.add_subparsers(dest="verb", required=True, metavar="{data,train,info,predict,evaluate,study}")
-    data = verbs.add_parser("data", help="build, download, check or convert data sets")
-    _add_data(data.add_subparsers(dest="what", required=True, metavar="{build,iberia,scenes,zion,check,export,import}"))
+    data = verbs.add_parser("data", help="build, download, check or convert data sets; list or remove cached runs")
+    whats = "{build,iberia,scenes,zion,check,export,import,cache}"
+    _add_data(data.add_subparsers(dest="what", required=True, metavar=whats))
     _add_train(verbs.add_parser("train", help="train a model, or continue or load the run in a folder"))
     _add_info(verbs.add_parser("info", help="describe what predict would do with an image"))
     _add_predict(verbs.add_parser("predict", help="predict the elevation of an image of any size"))
@@ -291,6 +293,13 @@ def _add_data(verbs: Any) -> None:
     take.add_argument("store", metavar="STORE", help="the store to write")
     _add_sensor(take)
 
+    cache = verbs.add_parser("cache", help="list the runs that train keeps in the cache, or remove them")
+    cache.add_argument(
+        "--prune", metavar="DAYS|all",
+        help="remove, without asking, runs that were last changed so many days ago or earlier, or all; runs that a "
+        "process is training stay",
+    )
+
 
 def _add_sensor(command: argparse.ArgumentParser) -> None:
     command.add_argument(
@@ -343,6 +352,8 @@ def _tidy_warnings() -> Iterator[None]:
 def _data(args: argparse.Namespace) -> None:
     if args.what == "check":
         return _check(args)
+    if args.what == "cache":
+        return _cache(args.prune)
     if args.what in ("scenes", "zion"):
         return _scenes(args.names if args.what == "scenes" else ["zion"])
     if args.what == "build":
@@ -401,6 +412,35 @@ def _check(args: argparse.Namespace) -> None:
     columns = ["relief", "cloud_share", "nodata_share", "down", "east", "shading", "flagged"]
     print(flagged[columns].round(2).to_string(na_rep="-") if len(flagged) else "no tile is flagged")
     print(f"{args.store}: {len(table)} tiles, {len(flagged)} flagged")
+
+
+def _cache(prune: str | None) -> None:
+    from sat2dem_core.training import cache
+
+    if prune is None:
+        runs = cache.cached_runs()
+        _print_runs(runs)
+        print(f"{cache.runs_folder()}: {_count(runs)}")
+        return
+    try:
+        days = 0.0 if prune == "all" else float(prune)
+    except ValueError as error:
+        raise InvalidConfig(f"--prune is {prune!r}: give a number of days, or all") from error
+    removed, busy = cache.prune(days)
+    _print_runs(removed)
+    for run in busy:
+        print(f"{run.folder} stays: another process is at work there")
+    print(f"{cache.runs_folder()}: {_count(removed)} removed")
+
+
+def _print_runs(runs: list[Any]) -> None:
+    for run in runs:
+        changed = datetime.fromtimestamp(run.changed).strftime("%Y-%m-%d %H:%M")
+        print(f"{run.folder}  {run.size / 1e6:,.1f} MB  {changed}  {run.settings}")
+
+
+def _count(runs: list[Any]) -> str:
+    return f"{len(runs)} run{'s' * (len(runs) != 1)}, {sum(run.size for run in runs) / 1e6:,.1f} MB"
 
 
 def _box(texts: list[str]) -> tuple[float, ...]:
