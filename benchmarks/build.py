@@ -29,9 +29,9 @@ from catalog import World, reflectance, _lonlat  # noqa: E402
 from file_server import FileServer, file_server  # noqa: E402
 from stac_api import stac_api  # noqa: E402
 
-from sat2dem_core.dataset.grid import SIDE, Cell  # noqa: E402
+from sat2dem_core.dataset.grid import PIXELS, SIDE, Cell  # noqa: E402
 from sat2dem_core.dataset.paper_folders import export_folders  # noqa: E402
-from sat2dem_core.dataset.store import open_store  # noqa: E402
+from sat2dem_core.dataset.store import TOGETHER, open_store  # noqa: E402
 from sat2dem_core.models.device import processor  # noqa: E402
 
 CORNER = Cell(32630, 60, 570)  # south-west, near 40° N 3.4° W
@@ -95,10 +95,38 @@ def build(store: Path, side: int, url: str) -> tuple[float, float]:
     return time.perf_counter() - start, usage.ru_maxrss / 1024
 
 
+def earlier(store: Path, path: Path) -> Path:
+    """The same store as earlier versions wrote it, with sixteen tiles a chunk."""
+    dataset = open_store(store).load()
+    for variable in dataset.variables.values():
+        variable.encoding = {key: value for key, value in variable.encoding.items() if key == "compressors"}
+    sizes = {"rgb": (16, 3, PIXELS, PIXELS), "dem": (16, PIXELS, PIXELS)}
+    dataset.to_zarr(path, zarr_format=2, encoding={name: {"chunks": size} for name, size in sizes.items()})
+    return path
+
+
+def batches(count: int) -> list[np.ndarray]:
+    """All tiles in random batches of sixteen, each in order, as an epoch reads them."""
+    shuffled = np.random.default_rng(0).permutation(count)
+    return [np.sort(shuffled[start : start + 16]) for start in range(0, count, 16)]
+
+
+def bytes_read(store: Path) -> float:
+    """Bytes on disk of the chunks that random batches touch, as a multiple of their tiles' bytes in memory."""
+    read = wanted = 0
+    for name in ("rgb", "dem"):
+        array = zarr.open_group(store, mode="r")[name]
+        for batch in batches(array.shape[0]):
+            touched = {".".join([str(number // array.chunks[0]), *"0" * (array.ndim - 1)]) for number in batch}
+            read += sum((store / name / chunk).stat().st_size for chunk in touched)
+            wanted += array[:1].nbytes * len(batch)
+    return read / wanted
+
+
 def read_rates(store: Path, folder: Path, rounds: int = 5) -> dict[str, float]:
-    """Tiles a second: from the store, chunk by chunk and tile by tile, and from pairs of GeoTIFFs."""
+    """Tiles a second: from the store, in order, in random batches and tile by tile, and from pairs of GeoTIFFs."""
     group = zarr.open_group(store, mode="r")
-    count, chunk = group["rgb"].shape[0], group["rgb"].chunks[0]
+    count = group["rgb"].shape[0]
     export_folders(store, folder / "deflated")
     for name in ("original_dem", "sentinel_images"):
         (folder / "plain" / name).mkdir(parents=True)
@@ -108,31 +136,40 @@ def read_rates(store: Path, folder: Path, rounds: int = 5) -> dict[str, float]:
             ) as target:
                 target.write(source.read())
 
-    def chunks(numbers):
-        for start in numbers[::chunk] // chunk * chunk:
-            group["rgb"][start : start + chunk], group["dem"][start : start + chunk]
+    def in_order():
+        for start in range(0, count, TOGETHER):
+            group["rgb"][start : start + TOGETHER], group["dem"][start : start + TOGETHER]
 
-    def singles(numbers):
-        for number in numbers:
+    def random(group):
+        def read():
+            for batch in batches(count):
+                group["rgb"].oindex[batch], group["dem"].oindex[batch]
+        return read
+
+    def singles():
+        for number in range(count):
             group["rgb"][number], group["dem"][number]
 
     def pairs(kind):
-        def decode(numbers):
-            for number in numbers:
+        def decode():
+            for number in range(count):
                 for name, stem in (("original_dem", "original_DEM"), ("sentinel_images", "sentinel")):
                     with rasterio.open(folder / kind / name / f"{stem}_cell_{number}.tif") as source:
                         source.read()
         return decode
 
+    larger = zarr.open_group(earlier(store, folder / "earlier.zarr"), mode="r")
     ways = {
-        "store, chunk by chunk": chunks, "store, single tiles": singles, "GeoTIFF pairs, plain": pairs("plain"),
+        "store, in order": in_order, "store, random batches of 16": random(group),
+        "the same, 16 tiles a chunk as earlier": random(larger),
+        "store, single tiles": singles, "GeoTIFF pairs, plain": pairs("plain"),
         "GeoTIFF pairs, deflated": pairs("deflated"),
     }
-    numbers, seconds = np.arange(count), {name: [] for name in ways}
+    seconds = {name: [] for name in ways}
     for _ in range(rounds):
         for name, way in ways.items():
             start = time.perf_counter()
-            way(numbers)
+            way()
             seconds[name].append(time.perf_counter() - start)
     return {name: count / statistics.median(values) for name, values in seconds.items()}
 
@@ -160,7 +197,9 @@ def main() -> None:
                         f"{files / count:.0f} | {size / count / 1e6:.1f} |"
                     )
                     print(rows[-1], flush=True)
-        rates = read_rates(folder / f"{sides[-1]}.zarr", folder)
+        last = folder / f"{sides[-1]}.zarr"
+        rates = read_rates(last, folder)
+        ratios = bytes_read(last), bytes_read(folder / "earlier.zarr")
     floor = rates["GeoTIFF pairs, plain"]
     versions = ", ".join(f"{name} {version(name)}" for name in ("odc-stac", "rasterio", "zarr", "xarray"))
     text = f"""{processor()}, {os.cpu_count()} cores; {versions}
@@ -175,7 +214,10 @@ Reading, one process, median of five rounds that take turns:
 
 | from | tiles a second | times plain GeoTIFF pairs |
 | --- | ---: | ---: |
-""" + "\n".join(f"| {name} | {rate:.0f} | {rate / floor:.1f} |" for name, rate in rates.items()) + "\n"
+""" + "\n".join(f"| {name} | {rate:.0f} | {rate / floor:.1f} |" for name, rate in rates.items()) + f"""
+
+A random batch of 16 tiles reads {ratios[0]:.1f} times its bytes, and {ratios[1]:.1f} times with 16 tiles a chunk.
+"""
     print(text)
     (ROOT / "benchmarks/results/build.md").write_text(text)
 

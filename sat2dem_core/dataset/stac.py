@@ -14,6 +14,7 @@ from threading import Lock
 
 import numpy as np
 import odc.stac
+import pandas as pd
 import planetary_computer
 import pystac
 import rasterio
@@ -270,18 +271,15 @@ def _median(looks: list[np.ndarray], geobox: GeoBox) -> np.ndarray:
     """The median over looks, (3, y, x) float32; NaN where no look is clear."""
     if not looks:
         return np.full((3, *geobox.shape), np.nan, np.float32)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # of pixels without a clear look
-        return np.nanmedian(np.stack(looks), 0).astype(np.float32)
+    stack = np.stack(looks)
+    hidden = np.isnan(stack).all(0)
+    stack[0, hidden] = 0  # NumPy would warn of pixels without a clear look
+    return np.where(hidden, np.nan, np.nanmedian(stack, 0)).astype(np.float32)
 
 
 def _median_sun(items: list[pystac.Item]) -> tuple[float, float]:
     """Median azimuth and elevation of the sun in degrees; NaN where no item has them."""
-    if not items:
-        return np.nan, np.nan
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # of items without them
-        azimuth, altitude = np.nanmedian([_sun(item) for item in items], 0)
+    azimuth, altitude = pd.DataFrame([_sun(item) for item in items], columns=["azimuth", "elevation"]).median()
     return float(azimuth), float(altitude)
 
 
