@@ -10,13 +10,16 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy.ndimage import distance_transform_edt, gaussian_filter, map_coordinates
+from scipy.interpolate import BSpline
+from scipy.ndimage import distance_transform_edt, gaussian_filter, map_coordinates, spline_filter
+from scipy.sparse import csr_array
 
 from sat2dem_core.errors import NoElevation
 
 MIN_SHARE = 0.5  # of a cell's area that must be known for its mean to be known
 ROUNDS = 3  # of adding what the means still miss; each leaves at most 0.6 of it, on smooth terrain a few percent
 FLOOR = 1.0  # meters: the smallest local step, about the noise of global DEMs from one cell to the next
+MARGIN = 12  # cells added around, equal to the nearest, as scipy does: the spline is level beyond the centers
 REACH = 2.0  # cells: standard deviation of the Gaussian that smooths local steps
 
 
@@ -100,9 +103,31 @@ class CellGrid:
         return np.where(enough, sums / np.where(enough, covered, 1.0), np.nan)[:-1].reshape(self.shape)
 
     def at_pixels(self, cells: np.ndarray, order: int = 3, prefilter: bool = True) -> np.ndarray:
-        """Cells (h, w) without voids, interpolated by a spline of that order; level beyond the outermost centers."""
-        at = np.broadcast_arrays(self.rows, self.columns)
-        return map_coordinates(cells.astype(np.float64), at, order=order, mode="nearest", prefilter=prefilter)
+        """Cells (h, w) without voids, interpolated by a spline on the pixels, (H, W).
+
+        The same as ``scipy.ndimage.map_coordinates`` with ``mode="nearest"``: level beyond the outermost centers.
+
+        Args:
+            order: 1 or 3.
+            prefilter: whether the spline goes through the cells, or has them as its coefficients.
+        """
+        padded = np.pad(cells.astype(np.float64), MARGIN, mode="edge")
+        coefficients = spline_filter(padded, order, mode="nearest") if prefilter and order > 1 else padded
+        if self.rows.shape[1] == self.columns.shape[0] == 1:  # a product of two matrices: much faster
+            down, along = (
+                _basis(part.ravel() + MARGIN, count, order)
+                for part, count in zip((self.rows, self.columns), coefficients.shape)
+            )
+            return (down @ coefficients) @ along.T
+        at = [part + MARGIN for part in np.broadcast_arrays(self.rows, self.columns)]
+        return map_coordinates(coefficients, at, order=order, mode="nearest", prefilter=False)
+
+
+def _basis(positions: np.ndarray, count: int, order: int) -> csr_array:
+    """The weights of ``count`` coefficients of a spline at positions, (N, count): ``order + 1`` in each row."""
+    half = (order - 1) // 2
+    knots = np.arange(count + order + 1) - (order + 1) / 2  # the basis function of a coefficient has its center there
+    return csr_array(BSpline.design_matrix(positions.clip(half, count - 1 - half), knots, order))
 
 
 def cell_means(dem: np.ndarray, k: int) -> np.ndarray:

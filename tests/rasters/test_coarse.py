@@ -95,6 +95,18 @@ def test_it_is_the_spline_of_the_definition():
     assert np.abs(mean_keeping_spline(cells, CellGrid.squares(shape, k)) - expected).max() < 1e-9
 
 
+@pytest.mark.parametrize("order, prefilter", [(1, True), (3, True), (3, False)])
+def test_rows_and_columns_apart_give_what_all_coordinates_give(order, prefilter):
+    fast = CellGrid.from_affine((0.3, 0, -6, 0, 0.2, 1), (90, 100), (15, 20))  # pixels beyond the cells, too
+    slow = CellGrid.from_coordinates(*np.broadcast_arrays(fast.rows, fast.columns), fast.shape)
+    cells = terrain(fast.shape, 0)
+    expected = slow.at_pixels(cells, order, prefilter)
+    assert np.abs(fast.at_pixels(cells, order, prefilter) - expected).max() < 1e-9
+    if prefilter:
+        at = (slow.rows, slow.columns)
+        assert np.abs(map_coordinates(cells, at, order=order, mode="nearest") - expected).max() < 1e-3
+
+
 def test_it_is_closer_to_smooth_terrain_than_interpolation():
     dem = terrain((96, 96), 1, 8.0)
     cells, grid = cell_means(dem, 8), CellGrid.squares(dem.shape, 8)
