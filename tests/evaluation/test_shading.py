@@ -83,7 +83,7 @@ def test_a_given_sun_is_used_and_a_wrong_one_falls_back():
 
 def test_chance_is_not_shading():
     visible = []
-    for seed in range(25):
+    for seed in range(12):
         dem = hills(seed)
         cells = cell_means(dem, 27)  # 36 cells
         grid = CellGrid.squares(dem.shape, 27)
