@@ -8,7 +8,7 @@ BIN := .venv/bin
 CHAPTERS := $(sort $(wildcard notebooks/*.ipynb))
 EXECUTED := $(CHAPTERS:notebooks/%=_build/chapters/%)
 # A chapter is executed again when it changed, or what it calls.
-CODE := $(shell find sat2dem_core -name '*.py' -o -name '*.html') $(wildcard data/results/* data/rocky-mountain/* data/weights/*)
+CODE := $(shell find sat2dem_core -name '*.py' -o -name '*.html') $(wildcard data/*.toml data/results/* data/rocky-mountain/* data/weights/*)
 COLAB := _build/colab
 # Runs trained by one command are found by the other, and a fresh clone trains its own.
 export SAT2DEM_CACHE ?= $(CURDIR)/_build/cache

@@ -22,12 +22,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import lru_cache
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from sat2dem_core.errors import LostProcess
+
+TIMEOUT = timedelta(minutes=10)  # how long a process within a step waits for the others
 
 
 @dataclass(frozen=True)
@@ -52,9 +55,9 @@ class Group:
         return tensor
 
     def wait(self) -> None:
-        """Return when every process has come here."""
+        """Return when every process has come here, however long the slowest takes; see :func:`_patient`."""
         if self.processes > 1:
-            dist.barrier()
+            dist.barrier(_patient(dist.group.WORLD))
 
     @contextmanager
     def first_alone(self) -> Iterator[None]:
@@ -139,5 +142,16 @@ def join(device: torch.device) -> Group:
         if own_gpu is not None:
             torch.cuda.set_device(own_gpu)
         backend = "gloo" if own_gpu is None else "nccl"
-        dist.init_process_group(backend, timeout=timedelta(minutes=10), device_id=own_gpu)
+        dist.init_process_group(backend, timeout=TIMEOUT, device_id=own_gpu)
+    _patient(dist.group.WORLD)  # made by all processes at once
     return Group(device, dist.get_rank(), dist.get_world_size())
+
+
+@lru_cache(maxsize=1)
+def _patient(world: dist.ProcessGroup) -> dist.ProcessGroup:
+    """The same processes as a group that waits without a limit worth the name.
+
+    Within a step a process that is silent for ``TIMEOUT`` is lost. Before and between, the first process may download a
+    data set or read a large store while the others wait; Gloo notices at once if it is gone.
+    """
+    return dist.new_group(backend="gloo", timeout=timedelta(days=365))

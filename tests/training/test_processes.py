@@ -162,6 +162,37 @@ def test_a_lost_process_ends_the_run_with_a_clear_error_and_the_same_command_goe
     np.testing.assert_allclose(log, whole, rtol=0.05)  # dropout draws other masks
 
 
+SLOW_FIRST = """
+import os, socket, sys, time
+from datetime import timedelta
+import torch
+from sat2dem_core.training import distributed
+
+def work(rank):
+    os.environ |= {"RANK": rank, "LOCAL_RANK": rank}
+    distributed.TIMEOUT = timedelta(seconds=1)
+    group = distributed.join(torch.device("cpu"))
+    with group.first_alone():
+        if not group.rank:
+            time.sleep(3)
+            open(sys.argv[1], "w").close()
+        assert os.path.exists(sys.argv[1])
+    group.wait()
+    os._exit(0)
+
+with socket.socket() as free:
+    free.bind(("127.0.0.1", 0))
+    os.environ |= {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+both = [os.fork() or work(rank) for rank in "01"]
+print(*(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in both))
+"""
+
+
+def test_the_others_wait_for_the_first_longer_than_for_a_step(tmp_path):
+    done = python(SLOW_FIRST, tmp_path / "written")
+    assert done.stdout == "0 0\n", done.stderr
+
+
 STOPPING = """
 import json, os, signal, socket, sys
 from pathlib import Path
@@ -293,6 +324,7 @@ def test_nccl_joins_processes_on_gpus_and_gloo_those_on_processors(device, joine
     monkeypatch.setattr(torch.cuda, "set_device", gpus.append)
     begin = lambda backend, timeout, device_id: groups.append((backend, device_id))
     monkeypatch.setattr(dist, "init_process_group", begin)
+    monkeypatch.setattr(distributed, "_patient", lambda world: None)
     monkeypatch.setattr(dist, "get_rank", lambda: 1)
     monkeypatch.setattr(dist, "get_world_size", lambda: 2)
     assert join(torch.device(device)) == Group(torch.device(joined), rank=1, processes=2)
