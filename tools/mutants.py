@@ -35,8 +35,8 @@ from sat2dem_core.digest import _find, meaning
 
 ROOT = Path(__file__).resolve().parents[1]
 COPIED = (
-    "sat2dem_core", "tests", "data/README.md", "data/scenes.toml", "data/rocky-mountain", "data/results", "data/weights", "pyproject.toml",
-    "notation.md", "glossary.md",
+    "sat2dem_core", "tests", "data/README.md", "data/scenes.toml", "data/rocky-mountain", "data/results",
+    "data/weights", "pyproject.toml", "notation.md", "glossary.md",
 )
 MODULES = (
     "losses", "methods", "normalize", "measures", "mosaic", "anchors", "tiles", "grid", "confidence", "terrain",
