@@ -219,6 +219,8 @@ def pack(folder: str | os.PathLike, data: Data | None = None, most: int = 512) -
         "seed": model.config.seed,
         "limits": "an interval of one width, from the run's own validation tiles, which chose its checkpoint",
     }
+    if "initial_weights" in meta:  # which have seen other data
+        card["initial weights"] = "{source}, SHA-256 {sha256}".format(**meta["initial_weights"])
     return save_weights(
         path, model, gsd=(gsd, gsd), card=card,
         domain=Domain.fit(np.asarray(data.train.rgb[_evenly(len(data.train), most)])),

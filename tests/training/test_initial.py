@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from sat2dem_core.config import preset
 from sat2dem_core.errors import DamagedCheckpoint, RunExists, UnknownName
 from sat2dem_core.models.networks import UNet
+from sat2dem_core.prediction.weights import load_weights, pack
 from sat2dem_core.training import trainer
 from sat2dem_core.training.checkpoints import load_checkpoint, save_checkpoint
 from sat2dem_core.training.initial import read_initial_weights
@@ -100,6 +101,14 @@ def test_a_run_records_where_it_started(go, small, trained):
         assert stored["initial_weights"] == origin
     stored = json.loads((trained.folder / "config.json").read_text(encoding="utf-8"))
     assert "initial_weights" not in stored
+
+
+def test_the_card_of_weights_names_what_they_started_from(go, small, trained, tiny_weights):
+    run = go(small, trained.folder)
+    origin = load_checkpoint(run.folder / "best.json")[1]["initial_weights"]
+    card = load_weights(pack(run.folder, run.data)).card
+    assert card["initial weights"] == f"{trained.folder}, SHA-256 {origin['sha256']}"
+    assert "initial weights" not in load_weights(tiny_weights).card
 
 
 def test_an_interrupted_run_goes_on_from_the_same_weights_alone(go, small, trained, tmp_path, listing, monkeypatch):
