@@ -3,7 +3,7 @@
 Neither pooch nor requests resumes an interrupted transfer, and the paper's data set is gigabytes: hence :func:`fetch`.
 """
 
-import gzip
+import errno
 import hashlib
 import shutil
 import stat
@@ -174,9 +174,10 @@ def _unpack_all(archive: Path, part: Path, folder: Path, checksum: str) -> None:
         part.replace(folder)
     except tarfile.FilterError as error:
         raise DamagedDownload(f"{archive}: {error}, outside {folder}: do not trust it") from error
-    except (
-        zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, NotImplementedError,
-    ) as error:
+    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, NotImplementedError, OSError) as error:
+        # A damaged gzip file is an OSError without a number, a place before the beginning an invalid argument.
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise
         raise DamagedDownload(f"{archive} cannot be unpacked ({error}): remove it, and download it again") from error
     finally:
         shutil.rmtree(part, ignore_errors=True)

@@ -338,6 +338,15 @@ def test_a_damaged_archive_leaves_nothing(tmp_path, kind, rest):
     assert os.listdir(tmp_path) == [kind]
 
 
+def test_a_zip_whose_list_would_begin_before_the_file(tmp_path):
+    path = archive(tmp_path / "a.zip", {"one.txt": b"1"})
+    spoiled = bytearray(path.read_bytes())
+    spoiled[-10:-6] = (10**6).to_bytes(4, "little")  # the size of the list
+    path.write_bytes(spoiled)
+    with pytest.raises(DamagedDownload, match="a.zip cannot be unpacked"):
+        unpack(path, tmp_path / "out")
+
+
 def test_an_archive_whose_second_half_is_something_else(tmp_path):
     plain = gzip.decompress(archive(tmp_path / "a.tar.gz", {"one.txt": CONTENT[:200_000]}).read_bytes())
     (tmp_path / "a.tar.gz").write_bytes(gzip.compress(plain[:100_000]) + b"<html>Too many requests</html>")
