@@ -18,7 +18,7 @@ from sat2dem_core.rasters.sun import CLIP, Shading, band, clipped, fit_shading, 
 
 MIN_R = 0.2  # correlation below which shading counts as invisible
 CHANCE = 3.0  # over the square root of the number of cells: the correlation that chance hardly reaches
-WAVELENGTH = 40.0  # px, at which albedo disturbs shading as much as the fit says; finer, it disturbs more
+WAVELENGTH = 20.0  # px, at which albedo disturbs shading as much as the fit says; finer, it disturbs more
 BROAD = 2.0  # cells: standard deviation of the Gaussian that is subtracted from log brightness
 TAPER = 2.0  # cells: zeros around the image, since the transform is periodic
 
