@@ -73,6 +73,18 @@ def test_it_turns_with_the_image():
     assert np.abs(np.rot90(result, -1) - straight)[INNER].max() < 0.02 * np.abs(straight).std()
 
 
+def test_pixels_need_not_be_square():
+    """The same brightness on pixels that are twice as long and wide tells heights that are twice as high."""
+    image, shading = lit(hills(7)), Shading(100, 1.0, 0.8)
+    small, large = (relief_from_shading(image, shading, (side, side), K) for side in (30.0, 60.0))
+    assert np.allclose(large, 2 * small)
+    south, east = Shading(180, 1.0, 0.9999), Shading(90, 1.0, 0.9999)
+    for sun, gsd, factor in ((south, (60.0, 30.0), 2), (east, (60.0, 30.0), 1), (south, (30.0, 60.0), 1)):
+        relief = [relief_from_shading(image, sun, pixel, K) for pixel in (GSD, gsd)]
+        detail = [part - mean_keeping_spline(GRID.means(part), GRID) for part in relief]
+        assert detail[1].std() == pytest.approx(factor * detail[0].std(), rel=0.25)
+
+
 def test_a_given_sun_is_used_and_a_wrong_one_falls_back():
     dem = hills(4)
     cells, image = cell_means(dem, K), lit(dem, 140)

@@ -143,6 +143,10 @@ def test_pixels_outside_all_cells_belong_to_none():
     values = np.full((6, 9), 1000.0)
     values[:3, 3:6] = 7
     assert grid.means(values) == pytest.approx(7)
+    grid = CellGrid.from_affine((0.5, 0, -1, 0, 0.5, -1), (8, 10), (2, 3))  # cells of 2 px from row 2 and column 2 on
+    expected = np.full((8, 10), 6)
+    expected[2:6, 2:8] = np.arange(6).reshape(2, 3).repeat(2, 0).repeat(2, 1)
+    assert np.array_equal(grid.index, expected)
 
 
 def test_voids_take_the_nearest_value_and_leave_distant_terrain_alone():
