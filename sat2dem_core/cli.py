@@ -19,7 +19,7 @@ from typing import Any
 from sat2dem_core import __version__
 from sat2dem_core.config import PRESETS, Config, meanings, preset
 from sat2dem_core.dataset.catalogs import SOURCES, ZENODO, Request, source
-from sat2dem_core.errors import InvalidConfig, InvalidRegion, Sat2DEMError, Terminated, needs
+from sat2dem_core.errors import InvalidConfig, InvalidRegion, Sat2DEMError, Terminated, choose, needs
 from sat2dem_core.rasters.atomic import replacing
 
 EPILOG = """\
@@ -28,6 +28,7 @@ exit status: 0 after success; 1 after an error, which one sentence explains; 2 w
 where it stopped. After SIGTERM, train first saves the run after the present step; a second SIGTERM ends it at once.
 """
 SENSORS = tuple(product for product in SOURCES if product != "glo-30")
+BENCHMARKS = ("refinement", "methods")  # tables
 SURFACES = ("offset", "plane", "quadratic", "cells")  # as in prediction.anchors, which takes seconds to import
 PATIENCE = 10  # seconds for a dask scheduler to answer
 # Warnings of libraries about themselves, which users cannot act on.
@@ -41,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     top.add_argument("--version", action="version", version=f"sat2dem {__version__}")
-    verbs = top.add_subparsers(dest="verb", required=True, metavar="{data,train,info,predict,evaluate,study}")
+    verbs = top.add_subparsers(dest="verb", required=True, metavar="{data,train,info,predict,evaluate,study,benchmark}")
     data = verbs.add_parser("data", help="build, download, check or convert data sets; list or remove cached runs")
     whats = "{build,iberia,scenes,zion,check,export,import,cache}"
     _add_data(data.add_subparsers(dest="what", required=True, metavar=whats))
@@ -50,6 +51,7 @@ def parser() -> argparse.ArgumentParser:
     _add_predict(verbs.add_parser("predict", help="predict the elevation of an image of any size"))
     _add_evaluate(verbs.add_parser("evaluate", help="score a run on its held-out tiles, or one DEM against another"))
     _add_study(verbs.add_parser("study", help="train and score every run of a study, and write its table"))
+    _add_benchmark(verbs.add_parser("benchmark", help="score methods on regions that they were not trained on"))
     return top
 
 
@@ -229,6 +231,24 @@ def _add_study(study: argparse.ArgumentParser) -> None:
     study.add_argument("table", metavar="CSV", help="the table to write")
     study.add_argument(
         "--report", metavar="FOLDER", help="also write the table as Markdown, LaTeX and a figure to this folder"
+    )
+
+
+def _add_benchmark(benchmark: argparse.ArgumentParser) -> None:
+    benchmark.description = (
+        "Score methods on the scenes of the registry, each by models that saw none of its region, and write two "
+        "tables: refinement.csv (an image and a coarse DEM) and methods.csv (an image alone, trained by a study). Open "
+        "scenes are downloaded. After an interruption, the same command continues where it stopped."
+    )
+    benchmark.add_argument("folder", metavar="FOLDER", help="where the tables are written")
+    benchmark.add_argument(
+        "--only", metavar=_one_of(BENCHMARKS), help="make one of the two tables (default: both; methods takes hours)"
+    )
+    benchmark.add_argument(
+        "--study", metavar="STUDY", help="a study whose runs have a fold (default: the one that comes with the package)"
+    )
+    benchmark.add_argument(
+        "--scenes", nargs="+", metavar="NAME", help="scenes of refinement.csv (default: all that can be had)"
     )
 
 
@@ -601,6 +621,22 @@ def _study(args: argparse.Namespace) -> None:
         print(*write_report(args.table, args.report), sep="\n")
 
 
+def _benchmark(args: argparse.Namespace) -> None:
+    from sat2dem_core.dataset.registry import find_site
+    from sat2dem_core.study import benchmark
+    from sat2dem_core.study.runner import run_study
+
+    wanted = BENCHMARKS if args.only is None else (choose("table", args.only, BENCHMARKS),)
+    folder, sites = Path(args.folder), args.scenes and [find_site(name) for name in args.scenes]
+    if "refinement" in wanted:
+        table = benchmark.refinement_table(folder / "refinement.csv", sites)
+        print(benchmark.summarize_refinement(table).round(3).to_string(index=False))
+    if "methods" in wanted:
+        table = run_study(args.study or benchmark.default_study(), folder / "methods.csv")
+        print(benchmark.summarize_methods(table).round(3).to_string(index=False))
+
+
 RUN = {
     "data": _data, "train": _train, "info": _info, "predict": _predict, "evaluate": _evaluate, "study": _study,
+    "benchmark": _benchmark,
 }

@@ -25,7 +25,7 @@ from sat2dem_core.dataset.splits import divide
 from sat2dem_core.errors import choose
 from sat2dem_core.rasters.atomic import replacing
 from sat2dem_core.study.leakage import cross_validate
-from sat2dem_core.study.runner import make_row, provenance, read_study
+from sat2dem_core.study.runner import make_rows, provenance, read_study
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, STUDIES = ROOT / "data/results", ROOT / "studies"
@@ -41,7 +41,7 @@ def study(name: str) -> Iterator[Pair]:
     old = stored
     for setting, value in run.items():
         old = old[old[setting] == value]
-    row, _ = make_row(run, content.get("part", "test"), content.get("drainage", False))
+    [row], _ = make_rows(run, content.get("part", "test"), content.get("drainage", False))
     for column in ("relief MAE", "absolute MAE", "constant: absolute MAE", "tile mean: relief MAE"):
         yield column, old[column].iloc[0], row[column]
 

@@ -79,6 +79,7 @@ class Site:
         kind: ``embedded``, ``open`` or ``development``.
         title: the place in words.
         region: scenes of one region have similar terrain and climate: leave a whole region out to test.
+        fold: the group of regions, from 1 on, that the benchmark leaves out together.
         sensor: of the image.
         pixel, dem_pixel: size of the image's pixels, and of those of the source of the elevation, meters.
         width, height: of the pair, px.
@@ -108,6 +109,7 @@ class Site:
     kind: Literal["embedded", "open", "development"]
     title: str
     region: str
+    fold: int
     sensor: str
     pixel: float
     dem_pixel: float
@@ -192,7 +194,7 @@ def sites() -> "pd.DataFrame":
     rows = {}
     for name, site in read_registry().items():
         facts = {key: getattr(site, key) for key in (
-            "title", "region", "kind", "sensor", "date", "pixel", "dem_pixel", "width", "height", "sun_azimuth",
+            "title", "region", "fold", "kind", "sensor", "date", "pixel", "dem_pixel", "width", "height", "sun_azimuth",
             "sun_source", "shading_azimuth", "shading_r", "worth", "caveat", "terms", "origin", "here",
         )}
         longitude, latitude = site.place or (None, None)

@@ -1,6 +1,7 @@
 """Square tiles, and cutting a scene into them."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -65,6 +66,30 @@ class Tiles:
             for start in range(0, len(self), 256):  # arrays on disk may be larger than memory
                 digest.update(np.ascontiguousarray(array[start : start + 256]).data)
         return digest.hexdigest()
+
+
+def joined(parts: Sequence[Tiles]) -> Tiles:
+    """The tiles of several scenes as one, in their order.
+
+    Raises:
+        NoTiles: there is none.
+        WrongShape: their sizes or ground sampling distances differ by more than a percent.
+    """
+    if not sum(map(len, parts)):
+        raise NoTiles("there is no tile to join: give scenes that hold one")
+    first = parts[0]
+    for part in parts:
+        if part.size != first.size or not np.allclose(part.gsd, first.gsd, rtol=0.01):
+            raise WrongShape(
+                f"tiles of {part.size} px of {part.gsd[0]:.1f} m and of {first.size} px of {first.gsd[0]:.1f} m cannot "
+                "be joined: give scenes of one pixel size"
+            )
+    return Tiles(
+        rgb=np.concatenate([part.rgb for part in parts]), dem=np.concatenate([part.dem for part in parts]),
+        ids=tuple(name for part in parts for name in part.ids),
+        corners=np.concatenate([part.corners for part in parts]), gsd=first.gsd,
+        dropped=sum(part.dropped for part in parts),
+    )
 
 
 def digest_of(rgb: np.ndarray, dem: np.ndarray) -> str:

@@ -2,7 +2,8 @@
 
 A study is a TOML file: a ``preset``, and ``[[grid]]`` tables in which every setting that is a list is an axis. A study
 that searches for good settings has ``part = "validation"``, so that it never sees the held-out tiles;
-``drainage = true`` compares channels, too (:mod:`sat2dem_core.evaluation.drainage`).
+``drainage = true`` compares channels, too (:mod:`sat2dem_core.evaluation.drainage`). With ``fold`` among the settings a
+run trains on many scenes and is scored on those of the regions that it left out (:mod:`sat2dem_core.study.regions`).
 
 A study that was interrupted goes on where it stopped: runs whose rows are in the table are not made again, unless other
 code made them. Several processes of a launcher (``torchrun``, or ``srun`` with RANK and WORLD_SIZE) on one file system
@@ -26,12 +27,14 @@ import torch
 from tqdm import tqdm
 
 from sat2dem_core.config import Config, preset
+from sat2dem_core.dataset.tiles import Tiles
 from sat2dem_core.digest import digest
-from sat2dem_core.errors import InvalidConfig, choose
+from sat2dem_core.errors import InvalidConfig, NoTiles, choose
 from sat2dem_core.evaluation.scoring import evaluate
 from sat2dem_core.models.device import processor
 from sat2dem_core.paths import repository
 from sat2dem_core.rasters.atomic import locked, replacing
+from sat2dem_core.study.regions import check_fold, leave_out, scored_tiles
 from sat2dem_core.study.rows import score_columns, tile_rows
 from sat2dem_core.training.checkpoints import Run
 from sat2dem_core.training.trainer import train
@@ -78,7 +81,11 @@ def _runs(content: dict[str, Any]) -> list[dict[str, Any]]:
 
 def settings(run: dict[str, Any]) -> Config:
     """The config of one of a study's runs."""
-    return preset(run["preset"], **{key: value for key, value in run.items() if key != "preset"})
+    given = {key: value for key, value in run.items() if key not in ("preset", "fold")}
+    if "fold" not in run:
+        return preset(run["preset"], **given)
+    check_fold(run["fold"])
+    return preset(run["preset"], **given, scene=f"all open scenes but those of fold {run['fold']}")
 
 
 def run_study(path: str | os.PathLike, table: str | os.PathLike) -> pd.DataFrame:
@@ -87,7 +94,8 @@ def run_study(path: str | os.PathLike, table: str | os.PathLike) -> pd.DataFrame
     Args:
         path: the study's TOML file.
         table: CSV to write. It has a row for each run: its settings, its scores on the held-out tiles (or the study's
-            ``part``) by question and measure, the baselines' MAE, the seconds of training, commit, code and machine.
+            ``part``) by question and measure, the baselines' MAE, the seconds of training, commit, code and machine. A
+            run of a fold has a row for each scene, with ``site``, ``region`` and ``kind``.
             ``<table>-tiles.csv`` in the same folder has the errors of each tile; see :func:`tile_errors`.
 
     Returns:
@@ -106,9 +114,9 @@ def run_study(path: str | os.PathLike, table: str | os.PathLike) -> pd.DataFrame
         warnings.warn(f"{table}: {rows} of other code will be made again", stacklevel=2)
     for name, run in tqdm(list(runs.items())[rank::processes], unit="run"):
         if name not in current:
-            row, tiles = make_row(run, content["part"], content["drainage"])
+            made, tiles = make_rows(run, content["part"], content["drainage"])
             with locked(table):  # other processes write their rows, too
-                _write(table, runs, pd.DataFrame([{"run": name} | row]))
+                _write(table, runs, pd.DataFrame([{"run": name} | row for row in made]))
                 _write(_tiles_path(table), runs, tiles.assign(run=name)[["run", *tiles]])
     return read_table(table)
 
@@ -129,21 +137,52 @@ def _check_owner(path: Path, rows: pd.DataFrame, runs: dict[str, Any]) -> None:
         raise InvalidConfig(f"{path} has runs of another study: choose another table, or remove it")
 
 
-def make_row(run: dict[str, Any], part: str, drainage: bool) -> tuple[dict[str, Any], pd.DataFrame]:
-    """Train and score a run: its row, and the rows of its tiles.
+def make_rows(run: dict[str, Any], part: str, drainage: bool) -> tuple[list[dict[str, Any]], pd.DataFrame]:
+    """Train and score a run: its row, or its rows if it has a fold, and the rows of its tiles.
 
     Args:
         run: one of :func:`read_study`.
         part: the tiles to score, ``validation`` or ``test``.
         drainage: compare channels, too.
+
+    Raises:
+        NoTiles: no scene of the fold is here, or holds a tile.
     """
+    config = settings(run)
+    if "fold" in run:
+        return _rows_of_fold(run, config, part, drainage)
     with _alone():
-        trained = train(settings(run), progress=False)
-    model, tiles = trained.model(), getattr(trained.data, part)
+        trained = train(config, progress=False)
+    row, tiles = _scored(trained, getattr(trained.data, part), part, drainage)
+    return [run | row], tiles
+
+
+def _rows_of_fold(
+    run: dict[str, Any], config: Config, part: str, drainage: bool
+) -> tuple[list[dict[str, Any]], pd.DataFrame]:
+    """As :func:`make_rows`, for a run that leaves regions out."""
+    data = leave_out(run["fold"], config.tile, config.stride, config.normalization)
+    with _alone():
+        trained = train(config, data=data, progress=False)
+    rows, tables = [], []
+    for site, tiles in scored_tiles(run["fold"], config.tile, part):
+        row, table = _scored(trained, tiles, part, drainage)
+        rows.append(run | {"site": site.name, "region": site.region, "kind": site.kind} | row)
+        tables.append(table.drop(columns="distance").assign(site=site.name))  # no training tile is near
+    if not rows:
+        raise NoTiles(
+            f"fold {run['fold']} has nothing to score: no scene of it that is here holds a tile of {config.tile} px"
+        )
+    return rows, pd.concat(tables)
+
+
+def _scored(trained: Run, tiles: Tiles, part: str, drainage: bool) -> tuple[dict[str, Any], pd.DataFrame]:
+    """Scores, counts and origin, and the rows of the tiles."""
+    model = trained.model()
     evaluation = evaluate(model, tiles, trained.data.train, drainage=drainage)
     scores = score_columns(evaluation, model.config.method)
     counts = {f"{part} tiles": len(tiles), "seconds": round(trained.seconds, 1)}
-    return run | scores | counts | provenance(trained), tile_rows(evaluation, tiles, trained.data.train)
+    return scores | counts | provenance(trained), tile_rows(evaluation, tiles, trained.data.train)
 
 
 @contextmanager
