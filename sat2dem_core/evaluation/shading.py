@@ -66,10 +66,10 @@ def relief_from_shading(
 ) -> np.ndarray:
     """The heights whose shading an image shows, in relief finer than a few cells.
 
-    Least squares: heights h minimize ``|b - s D h|^2 + p |grad h|^2``, in which b is log brightness, s the strength
-    of shading, and D the derivative away from the sun. The penalty p is the ratio of what disturbs brightness to relief:
-    by the correlation r at the scale of cells ``s^2 (1 - r^2) / (2 r^2)``, as two directions share the gradient and one is
-    seen; it grows with spatial frequency.
+    Least squares: heights h minimize ``|b - s D h|^2 + p |grad h|^2``, in which b is log brightness, s the strength of
+    shading, and D the derivative away from the sun. The penalty p is the ratio of what disturbs brightness to relief:
+    by the correlation r at the scale of cells ``s^2 (1 - r^2) / (2 r^2)``, as two directions share the gradient and one
+    is seen; it grows with spatial frequency.
 
     Args:
         image: as in :func:`shape_from_shading`; where it has no data, no shading is seen.
