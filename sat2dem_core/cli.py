@@ -180,7 +180,11 @@ def _add_image_options(predict: argparse.ArgumentParser) -> None:
     )
     predict.add_argument(
         "--sun", type=float, metavar="AZIMUTH",
-        help="direction of the sun, degrees clockwise from north (default: the morning sun at the image's latitude)",
+        help="direction of the sun, degrees clockwise from north (default: from --date, from the image's metadata, or "
+        "that of a morning)",
+    )
+    predict.add_argument(
+        "--date", metavar="DAY[THOUR]", help="when the image was taken, such as 2023-07-01 or 2023-07-01T10:30 (UTC)"
     )
 
 
@@ -530,7 +534,7 @@ def _image_options(args: argparse.Namespace) -> dict[str, Any]:
     return {
         "weights": args.weights or DEFAULT, "bands": args.bands and args.bands.split(","),
         "stretch": args.stretch and tuple(args.stretch), "nodata": _nodata(args.nodata), "gsd": args.gsd,
-        "sun": args.sun,
+        "sun": args.sun, "date": args.date,
     }
 
 

@@ -108,7 +108,7 @@ def test_info_describes_what_predict_would_do(hills_image, tiny_weights, write_r
     assert main([*command, "--json", "--gsd", "60", "--sun", "200"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["grid"] == {"crs": "EPSG:32613", "height": 64, "width": 80, "resampled": True}
-    assert facts["sun"] == 200 and not facts["sun_assumed"] and facts["gsd"] == pytest.approx(60, rel=0.01)
+    assert facts["sun"] == 200 and facts["sun_source"] == "given" and facts["gsd"] == pytest.approx(60, rel=0.01)
     assert all("relief is lowered" in text for text in facts["warnings"]) and facts["nodata_share"] == 0
     noise = np.random.default_rng(0).integers(0, 4000, (3, 128, 160), dtype=np.uint16)
     path = write_raster("noise.tif", noise)

@@ -42,6 +42,7 @@ from sat2dem_core.rasters import cog
 from sat2dem_core.rasters.atomic import cannot_write, claimed, replacing
 from sat2dem_core.rasters.imagery import Image, open_image
 from sat2dem_core.rasters.reader import local_file, version_of
+from sat2dem_core.rasters.solar import find_sun
 from sat2dem_core.rasters.style import qgis_style
 
 # The modules that decide what a prediction is: one that was interrupted goes on only with the same.
@@ -81,6 +82,7 @@ def predict(
     weights: str | os.PathLike | Sequence[str | os.PathLike] = DEFAULT, *,
     bands: Sequence[int | str] | None = None, stretch: tuple[float, float] | None = None,
     nodata: float | str | None = "declared", gsd: float | None = None, sun: float | None = None,
+    date: str | None = None,
     anchors: str | os.PathLike | None = None, anchor_band: int | str | None = None, surface: str | None = None,
     vertical_datum: str | None = None,
     interval: str | os.PathLike | None = None, domain: str | os.PathLike | None = None, style: bool = False,
@@ -102,8 +104,10 @@ def predict(
         out: the file to write: ``….tif``, or ``….zarr``.
         weights: see :func:`sat2dem_core.prediction.weights.load_weights`. Several form an ensemble, whose members
             differ in their seed; its interval is calibrated for the first member alone, and so tends to be too wide.
-        sun: the sun's azimuth when the image was taken, degrees clockwise from north. By default that of a morning:
-            south-east on the northern hemisphere, north-east on the southern.
+        sun: the sun's azimuth when the image was taken, degrees clockwise from north. By default that of ``date``, or
+            that in the image's metadata, or a morning's: south-east on the northern hemisphere, north-east on the
+            southern.
+        date: when the image was taken, ``2023-07-01`` or ``2023-07-01T10:30`` in UTC.
         anchors, anchor_band, surface, vertical_datum: see :func:`sat2dem_core.prediction.anchors.read_anchors`.
         interval, domain: GeoTIFFs to write half the width of the interval, and the distance, to.
         style: also write a style with the name of ``out`` and the ending ``.qml``, with which QGIS draws elevation in
@@ -127,14 +131,15 @@ def predict(
     """
     out = Path(out)
     outputs = _outputs(out, interval, domain, style)
-    check_settings(overlap, batch, gsd, sun)
+    check_settings(overlap, batch, gsd)
     check_surface(anchors, surface)
     sources = [weights] if isinstance(weights, str | os.PathLike) else list(weights)
     _check_outputs(outputs, [image, anchors, *sources], overwrite)
     members = load_members(sources)
     first = members[0]
     picture = open_image(image, *first.gsd, bands=bands, stretch=stretch, nodata=nodata, gsd=gsd)
-    plan = make_plan(picture, members, sources, sun, overlap, batch, out)
+    light = find_sun(image, picture.place, sun, date)
+    plan = make_plan(picture, members, sources, light.azimuth, overlap, batch, out)
     known = None
     if anchors is not None:
         known = read_anchors(anchors, picture, surface, anchor_band, vertical_datum)
@@ -155,6 +160,7 @@ def predict(
         else:
             fit = Fit.relative(np.zeros(1), shape)
         tags = _tags(plan, members, fit, support, amplitude / unit)
+        tags["SUN"] = f"{light.azimuth:.0f} degrees, {light.source}"
         finish = _Finish(str(mosaic.store), amplitude, unit, replace(fit, table=None))
         if out.suffix == ".zarr":
             cog.write_zarr(out, plan.image.grid, finish, tags, ROWS, client, progress)
@@ -206,15 +212,13 @@ def _check_outputs(outputs: dict[str, Path], inputs: Sequence[Any], overwrite: b
             raise OutputExists(f"{path} exists: give another name, or --overwrite to replace it")
 
 
-def check_settings(overlap: float, batch: int, gsd: float | None, sun: float | None) -> None:
+def check_settings(overlap: float, batch: int, gsd: float | None) -> None:
     if not 0 <= overlap < 0.9:
         raise InvalidConfig(f"overlap is {overlap}: give a share of a tile's side from 0 to below 0.9")
     if batch < 1:
         raise InvalidConfig(f"batch is {batch}: give 1 or more tiles")
     if gsd is not None and not 0 < gsd < math.inf:
         raise InvalidConfig(f"gsd, the ground sampling distance, is {gsd:g}: give meters above 0")
-    if sun is not None and not math.isfinite(sun):
-        raise InvalidConfig(f"sun is {sun}: give its azimuth in degrees clockwise from north, such as 135")
 
 
 def parts_folder(out: Path) -> Path:
@@ -256,7 +260,7 @@ def load_members(sources: Sequence[str | os.PathLike]) -> list[Weights]:
 
 
 def make_plan(
-    image: Image, members: list[Weights], sources: list, sun: float | None, overlap: float, batch: int, out: Path
+    image: Image, members: list[Weights], sources: list, sun: float, overlap: float, batch: int, out: Path
 ) -> Plan:
     """Where the tiles lie, and all else that a worker needs.
 
@@ -281,21 +285,15 @@ def make_plan(
     return Plan(image, weights, checksums, mirrored(sun, image), rows, columns, size, batch, str(parts_folder(out)))
 
 
-def mirrored(sun: float | None, image: Image) -> tuple[int, ...]:
+def mirrored(sun: float, image: Image) -> tuple[int, ...]:
     """The axes along which tiles are flipped, so that the sun stands in the south-east as in the training images.
 
     Args:
-        sun: azimuth, degrees clockwise from true north; None for the morning's.
+        sun: azimuth, degrees clockwise from true north.
     """
-    azimuth = (sun_of_morning(image) if sun is None else sun) - image.north
-    azimuth %= 360
+    azimuth = (sun - image.north) % 360
     north, west = azimuth < 90 or azimuth > 270, azimuth > 180
     return tuple(axis for axis, flip in ((-2, north), (-1, west)) if flip)
-
-
-def sun_of_morning(image: Image) -> float:
-    """The azimuth of the sun that is assumed: south-east on the northern hemisphere, north-east on the southern."""
-    return 45.0 if (image.latitude or 0) < 0 else 135.0
 
 
 @contextmanager

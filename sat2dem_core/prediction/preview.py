@@ -13,10 +13,11 @@ import numpy as np
 from pyproj import CRS
 
 from sat2dem_core.prediction.pieces import MIN_VALID_SHARE, Plan, predict_tiles, scratch_bytes
-from sat2dem_core.prediction.pipeline import check_settings, load_members, lowering, make_plan, sun_of_morning
+from sat2dem_core.prediction.pipeline import check_settings, load_members, lowering, make_plan
 from sat2dem_core.prediction.weights import DEFAULT
 from sat2dem_core.rasters.imagery import Image, open_image
 from sat2dem_core.rasters.reader import band_names, opened
+from sat2dem_core.rasters.solar import find_sun
 
 TILES = 16  # looked at, spread over the image
 
@@ -38,7 +39,7 @@ class Preview:
         grid: coordinate reference system, height and width of the DEM, and whether the image is resampled to it.
         north: direction in which the DEM's columns point upwards, degrees clockwise from true north.
         sun: azimuth of the sun that is assumed, degrees clockwise from true north.
-        sun_assumed: whether it is assumed, rather than given.
+        sun_source: where it is known from, in words.
         stretch: values that become black and white; None for uint8 as it is.
         distance: median distance of the image's tiles from the training distribution; above 1, it lies outside.
         outside: share of these tiles outside.
@@ -60,7 +61,7 @@ class Preview:
     grid: dict[str, Any]
     north: float
     sun: float
-    sun_assumed: bool
+    sun_source: str
     stretch: tuple[float, float] | None
     distance: float | None
     outside: float | None
@@ -87,7 +88,7 @@ class Preview:
             "ground sampling distance": f"{self.gsd:.4g} m",
             "grid": f"{self.grid['height']} x {self.grid['width']} px, {self.grid['crs']} ({resampled})",
             "up is": f"{self.north:.1f}° from true north",
-            "sun": f"{self.sun:g}°" + ", assumed" * self.sun_assumed, "stretch": stretch,
+            "sun": f"{self.sun:.0f}°, {self.sun_source}", "stretch": stretch,
             "distance from training": domain, "tiles": str(self.tiles), "time": _duration(self.seconds),
             "disk": f"{self.scratch_mb:.0f} MB at most while it runs, {self.result_mb:.1f} MB at most for the DEM",
         }
@@ -100,6 +101,7 @@ def preview(
     image: str | os.PathLike, weights: str | os.PathLike | Sequence[str | os.PathLike] = DEFAULT, *,
     bands: Sequence[int | str] | None = None, stretch: tuple[float, float] | None = None,
     nodata: float | str | None = "declared", gsd: float | None = None, sun: float | None = None,
+    date: str | None = None,
 ) -> Preview:
     """Describe what :func:`sat2dem_core.prediction.pipeline.predict` would do with an image; arguments are the same.
 
@@ -108,13 +110,14 @@ def preview(
     Raises:
         the same as ``predict``.
     """
-    check_settings(0.5, 32, gsd, sun)
+    check_settings(0.5, 32, gsd)
     sources = [weights] if isinstance(weights, str | os.PathLike) else list(weights)
     members = load_members(sources)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         picture = open_image(image, *members[0].gsd, bands=bands, stretch=stretch, nodata=nodata, gsd=gsd)
-    plan = make_plan(picture, members, sources, sun, 0.5, 32, Path("dem.tif"))
+    light = find_sun(image, picture.place, sun, date)
+    plan = make_plan(picture, members, sources, light.azimuth, 0.5, 32, Path("dem.tif"))
     distances, seconds = _try_tiles(plan)
     said = [str(warning.message) for warning in caught if warning.category is UserWarning]
     if members[0].relative and len(distances) and np.median(distances) > 1:
@@ -128,7 +131,7 @@ def preview(
         image=str(image), size=size, dtype=picture.raster.dtype, bands=picture.bands,
         band_names=tuple(names[band - 1] for band in picture.bands), nodata=picture.raster.nodata[0],
         fill=picture.raster.fill, nodata_share=float(1 - valid.mean()), gsd=picture.gsd, grid=_grid(picture),
-        north=round(picture.north, 2), sun=sun_of_morning(picture) if sun is None else sun, sun_assumed=sun is None,
+        north=round(picture.north, 2), sun=light.azimuth, sun_source=light.source,
         stretch=picture.stretch, distance=float(np.median(distances)) if len(distances) else None,
         outside=float((distances > 1).mean()) if len(distances) else None, tiles=count, seconds=seconds * count,
         scratch_mb=scratch_bytes(plan) / 1e6, result_mb=pixels * 4 / 1e6,

@@ -39,7 +39,7 @@ class Image:
         raster: its red, green and blue bands.
         grid: that it is predicted on.
         gsd: ground sampling distance, meters.
-        latitude: of the center, degrees; None without a CRS.
+        place: longitude and latitude of the center, degrees; None without a CRS.
         north: direction in which the grid's columns point upwards, degrees clockwise from true north.
         stretch: values that become 0 and 255; None for uint8, which is used unchanged.
     """
@@ -47,7 +47,7 @@ class Image:
     raster: Raster
     grid: Grid
     gsd: float
-    latitude: float | None
+    place: tuple[float, float] | None
     north: float
     stretch: tuple[float, float] | None
 
@@ -121,7 +121,7 @@ def open_image(
     else:
         grid = _choose_grid(path, raster.grid, finest, coarsest, gsd)
         place = grid.crs, grid.affine, grid.width, grid.height
-        image = Image(raster, grid, square_size(pixel_size(*place)), center(*place)[1], convergence(grid), None)
+        image = Image(raster, grid, square_size(pixel_size(*place)), center(*place), convergence(grid), None)
     return _look_at(image, nodata == "declared", stretch)
 
 

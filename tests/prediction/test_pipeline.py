@@ -232,6 +232,19 @@ def test_the_sun_determines_how_tiles_are_mirrored(
     assert np.abs(np.flip(bands(result.path), axes) - whole).max() < 0.05
 
 
+def test_the_sun_is_known_from_metadata_or_a_date_and_the_file_says_which(hills_image, tmp_path, tiny_weights, made):
+    assert made().tags["SUN"] == "135 degrees, assumed, a morning's"
+    evening = made("evening.tif", date="2023-07-01T23:00")
+    assert evening.tags["SUN"].endswith("the date and time") and evening.tags["MIRRORED_FOR_SUN"] != "no"
+    with rasterio.open(hills_image, "r+") as file:
+        file.update_tags(SUN_AZIMUTH="225")
+    stated = made("stated.tif")
+    assert stated.tags["SUN"] == "225 degrees, the image's metadata" and stated.tags["MIRRORED_FOR_SUN"] == "left-right"
+    assert made("given.tif", sun=135).tags["SUN"] == "135 degrees, given"
+    with pytest.raises(InvalidConfig, match="'soon' is no date: write 2023-07-01"):
+        made("wrong.tif", date="soon")
+
+
 def test_the_suns_azimuth_counts_from_true_north_on_any_grid(hills, tmp_path, tiny_weights):
     """A polar grid whose columns point west of north by 90 degrees gives the relief that a UTM grid gives."""
     to_utm = Transformer.from_crs("EPSG:4326", "EPSG:32608", always_xy=True).transform(-135, 70)

@@ -17,7 +17,7 @@ NEAR = (30.0, 30.0)
 def test_an_image_on_square_pixels_of_the_models_size_is_taken_as_it_is(write_raster, picture):
     image = open_image(write_raster("a.tif", picture), *NEAR)
     assert not image.warped and image.grid.shape == (64, 80) and image.bands == (1, 2, 3)
-    assert image.gsd == pytest.approx(30, rel=2e-3) and image.latitude == pytest.approx(40.47, abs=0.1)
+    assert image.gsd == pytest.approx(30, rel=2e-3) and image.place[1] == pytest.approx(40.47, abs=0.1)
     rgb, valid = image.read(10, 20, 16, 24)
     assert np.array_equal(rgb, picture[:, 10:26, 20:44]) and valid.all()
 
@@ -35,7 +35,7 @@ def test_degrees_become_meters_in_utm_also_in_the_south(write_raster, picture):
     path = write_raster("degrees.tif", picture, crs="EPSG:4326", transform=from_origin(-70.5, -33, 0.0003, 0.0003))
     image = open_image(path, 20, 40)
     crs, gsd = rasterio.crs.CRS.from_wkt(image.grid.crs), image.grid.transform[0]
-    assert crs.to_epsg() == 32719 and 25 < gsd < 34 and image.latitude < 0
+    assert crs.to_epsg() == 32719 and 25 < gsd < 34 and image.place[1] < 0
     assert image.grid.transform[4] == -gsd
 
 
