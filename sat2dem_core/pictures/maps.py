@@ -20,14 +20,14 @@ NEAR = 0.02  # of a map's width: scenes closer than this share one label
 
 
 def sites_map(table: pd.DataFrame) -> Figure:
-    """Where scenes lie: the world, and the part of it that is crowded.
+    """Where scenes lie: the world, and the part of it that is crowded. Numbers are those of the table's rows, from 1.
 
     Args:
         table: see :func:`sat2dem_core.dataset.registry.sites`; scenes without a place are left out.
     """
     numbers = pd.Series(range(1, len(table) + 1), table.index)
     known = table.assign(number=numbers).dropna(subset=["longitude", "latitude"])
-    figure, axes = plt.subplots(3, 1, figsize=(WIDTH, 9.4), height_ratios=[3.4, 4.2, 1.6], layout="constrained")
+    figure, axes = plt.subplots(2, 1, figsize=(WIDTH, 7.4), height_ratios=[3.4, 4.2], layout="constrained")
     for axis, box in zip(axes, (WORLD, CROWDED)):
         _background(axis, box)
         inside = known[known.longitude.between(box[0], box[2]) & known.latitude.between(box[1], box[3])]
@@ -40,11 +40,6 @@ def sites_map(table: pd.DataFrame) -> Figure:
     west, south, east, north = CROWDED
     axes[0].add_patch(Rectangle((west, south), east - west, north - south, fill=False, color="black", lw=1, zorder=4))
     axes[0].legend(loc="lower left", frameon=True)
-    names = [f"{number} {name}" for name, number in known.number.items()]
-    third = -(-len(names) // 2)
-    for column, x in ((names[:third], 0.0), (names[third:], 0.5)):
-        axes[2].text(x, 1, "\n".join(column), va="top", fontsize=9.5, transform=axes[2].transAxes)
-    axes[2].set_axis_off()
     return figure
 
 
@@ -55,7 +50,7 @@ def _background(axis: Axes, box: tuple[float, float, float, float]) -> None:
     for polygon in ocean_geom("EPSG:4326").geom.geoms:
         rings = [np.asarray(ring.coords)[:, :2] for ring in (polygon.exterior, *polygon.interiors)]
         shape = Path.make_compound_path(*(Path(ring, closed=True) for ring in rings))
-        axis.add_collection(PathCollection([shape], facecolor=SEA, edgecolor=LINES, lw=0.6))
+        axis.add_collection(PathCollection([shape], facecolor=SEA, edgecolor=LINES, lw=0.6, antialiased=False))
     axis.set(xlim=(west, east), ylim=(south, north), xlabel="longitude, °", ylabel="latitude, °")
     axis.set_aspect(1 / np.cos(np.radians((south + north) / 2)))
 
