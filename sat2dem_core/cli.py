@@ -254,6 +254,9 @@ def _add_benchmark(benchmark: argparse.ArgumentParser) -> None:
     benchmark.add_argument(
         "--scenes", nargs="+", metavar="NAME", help="scenes of refinement.csv (default: all that can be had)"
     )
+    benchmark.add_argument(
+        "--store", metavar="STORE", help="a store of tiles to train and score on, split by blocks, in place of scenes"
+    )
 
 
 def _add_data(verbs: Any) -> None:
@@ -633,10 +636,14 @@ def _benchmark(args: argparse.Namespace) -> None:
     wanted = BENCHMARKS if args.only is None else (choose("table", args.only, BENCHMARKS),)
     folder, sites = Path(args.folder), args.scenes and [find_site(name) for name in args.scenes]
     if "refinement" in wanted:
-        table = benchmark.refinement_table(folder / "refinement.csv", sites)
-        print(benchmark.summarize_refinement(table).round(3).to_string(index=False))
+        path = folder / "refinement.csv"
+        if args.store:
+            table = benchmark.store_table(path, args.store)[["k", "method", "tiles", "MAE", "ratio", "seconds"]]
+        else:
+            table = benchmark.summarize_refinement(benchmark.refinement_table(path, sites))
+        print(table.round(3).to_string(index=False))
     if "methods" in wanted:
-        table = run_study(args.study or benchmark.default_study(), folder / "methods.csv")
+        table = run_study(args.study or benchmark.default_study(), folder / "methods.csv", args.store)
         print(benchmark.summarize_methods(table).round(3).to_string(index=False))
 
 

@@ -80,19 +80,25 @@ def ask(scene: xr.Dataset, k: int) -> Question:
         WrongShape: the scene is too small for the cells and the border.
         NoElevation: no cell is known.
     """
-    name = scene.attrs.get("name", "the scene")
-    height, width = (scene.sizes[side] // k * k for side in ("y", "x"))
+    azimuth = scene.attrs.get("sun_azimuth")
+    return ask_tile(
+        scene.rgb.values, scene.dem.values, ground_sampling_distance(scene), k,
+        None if azimuth is None else float(azimuth), scene.attrs.get("name", "the scene"),
+    )
+
+
+def ask_tile(
+    image: np.ndarray, dem: np.ndarray, gsd: tuple[float, float], k: int, azimuth: float | None = None,
+    name: str = "the tile",
+) -> Question:
+    """The same about an image (3, H, W) and its elevation (H, W) in meters."""
+    height, width = (side // k * k for side in dem.shape)
     if min(height, width) < max(2 * k, 2 * BORDER + 1):
         raise WrongShape(
-            f"{name} is {scene.sizes['y']} x {scene.sizes['x']} px, and cells of {k} px with a border of {BORDER} px "
-            "need more: give smaller cells"
+            f"{name} is {dem.shape[0]} x {dem.shape[1]} px, and cells of {k} px with a border of {BORDER} px need "
+            "more: give smaller cells"
         )
-    part = scene.isel(y=slice(height), x=slice(width))
-    azimuth = scene.attrs.get("sun_azimuth")
-    question = Question(
-        part.rgb.values, part.dem.values.astype(np.float64), ground_sampling_distance(scene), k,
-        None if azimuth is None else float(azimuth),
-    )
+    question = Question(image[:, :height, :width], dem[:height, :width].astype(np.float64), gsd, k, azimuth)
     if np.isnan(question.cells).all():
         raise NoElevation(f"{name} has no cell of {k} px of which half is known: give smaller cells")
     return question
@@ -110,25 +116,46 @@ CLASSICAL: dict[str, Refiner] = {
 }
 
 
-def score(question: Question, prediction: np.ndarray) -> dict[str, float]:
-    """A method's measures on valid pixels within the border, and its MAE by the truth's slope, meters.
+class Scores:
+    """Measures of one method over any number of questions, on valid pixels within the border."""
 
-    Raises:
-        WrongShape: the prediction lies on another grid, or is NaN where there is a truth.
-    """
-    inner = (slice(BORDER, -BORDER), slice(BORDER, -BORDER))
-    dems = (np.ascontiguousarray(dem[inner])[None] for dem in (question.truth, prediction))
-    truth, predicted = map(torch.from_numpy, dems)
-    measures = Measures(question.gsd)
-    measures.update(predicted, truth)
-    row = {name: value for name, value in measures.result().items() if value is not None}
-    kept = ("pixels", "bias", "MAE", "RMSE", "NMAD", "LE90", "slope bias", "slope MAE", "aspect MAE", "roughness MAE")
-    scores = {name: float(row[name]) for name in kept if name in row}
-    tally = measures.by_class["slope"]
-    for number, (low, high) in enumerate(zip(CLASSES["slope"], CLASSES["slope"][1:])):
-        if tally.sums[0, number]:
-            scores[f"MAE, slope {low:g} to {high:g} %"] = float(tally.result(number)["MAE"] or 0.0)
-    return scores
+    KEPT = (
+        "pixels", "bias", "MAE", "RMSE", "NMAD", "LE90", "slope bias", "slope MAE", "aspect MAE", "roughness MAE",
+    )
+
+    def __init__(self, gsd: tuple[float, float]):
+        self.measures = Measures(gsd)
+
+    def add(self, question: Question, prediction: np.ndarray) -> None:
+        """Add an answer, (H, W) meters.
+
+        Raises:
+            WrongShape: the prediction lies on another grid, or is NaN where there is a truth.
+        """
+        inner = (slice(BORDER, -BORDER), slice(BORDER, -BORDER))
+        dems = (np.ascontiguousarray(dem[inner])[None] for dem in (question.truth, prediction))
+        truth, predicted = map(torch.from_numpy, dems)
+        self.measures.update(predicted, truth, gsd=question.gsd)
+
+    def result(self) -> dict[str, float]:
+        """The measures, and the MAE by the truth's slope, meters.
+
+        Raises:
+            NoTiles: no valid pixel was added.
+        """
+        row, tally = self.measures.result(), self.measures.by_class["slope"]
+        scores = {name: float(value) for name in self.KEPT if (value := row.get(name)) is not None}
+        for number, (low, high) in enumerate(zip(CLASSES["slope"], CLASSES["slope"][1:])):
+            if tally.sums[0, number]:
+                scores[f"MAE, slope {low:g} to {high:g} %"] = float(tally.result(number)["MAE"] or 0.0)
+        return scores
+
+
+def score(question: Question, prediction: np.ndarray) -> dict[str, float]:
+    """The measures of one answer; see :class:`Scores`."""
+    scores = Scores(question.gsd)
+    scores.add(question, prediction)
+    return scores.result()
 
 
 def detail(part: np.ndarray, grid: CellGrid) -> np.ndarray:

@@ -8,8 +8,10 @@ can fetch and scenes for development are told apart everywhere.
 
 import os
 import tempfile
+import time
 import warnings
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,11 +24,13 @@ from tqdm import tqdm
 
 from sat2dem_core.dataset.registry import Site, read_registry
 from sat2dem_core.dataset.scenes import open_scene
+from sat2dem_core.dataset.store import read_parts
+from sat2dem_core.dataset.tiles import Tiles
 from sat2dem_core.digest import digest
 from sat2dem_core.errors import NoElevation, NoTiles, WrongShape
 from sat2dem_core.evaluation.bootstrap import Estimate, bootstrap_mean
 from sat2dem_core.evaluation.refinement import (
-    CELLS, CLASSICAL, Question, Refiner, ask, color_regression, is_fair, score,
+    CELLS, CLASSICAL, Question, Refiner, Scores, ask, ask_tile, color_regression, is_fair, score,
 )
 from sat2dem_core.paths import data_folder
 from sat2dem_core.prediction.pipeline import predict
@@ -37,6 +41,7 @@ from sat2dem_core.study.runner import provenance, read_table
 # The modules that decide the scores of the fourth question, besides those of SCORING.
 REFINEMENT = ("refinement", "coarse", "shading", "sun", "measures", "baselines", "terrain")
 VISIBLE = 0.4  # correlation of brightness with the terrain's gradient from which the relief is visible
+FITTED = 200  # tiles of a store that the regression on colors is fitted to
 KEY = ["site", "k", "method"]
 
 
@@ -96,14 +101,66 @@ def _rows(site: Site, cells: list[int], code: str) -> Iterator[dict[str, Any]]:
         }
         free = score(question, question.spline)["MAE"]
         for name, refine in methods.items():
+            started = time.perf_counter()
             try:
                 measures = score(question, refine(question))
             except NoTiles:  # the scene is smaller than a tile of the weights
                 continue
-            saw = name == "relief, anchored" and site.name in ("rocky-mountain", "zion")
-            yield facts | {"k": k, "method": name, "saw": saw, "ratio": measures["MAE"] / free} | measures | origin
+            told = {
+                "k": k, "method": name, "saw": name == "relief, anchored" and site.name in ("rocky-mountain", "zion"),
+                "ratio": measures["MAE"] / free, "seconds": round(time.perf_counter() - started, 2),
+            }
+            yield facts | told | measures | origin
     if len(faults) == len(cells):
         raise faults[0]
+
+
+def store_table(
+    path: str | os.PathLike, store: str | os.PathLike, cells: Iterable[int] = CELLS, most: int = 0,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Score classical methods on the test tiles of a store, which are split by blocks, and write the table.
+
+    Args:
+        path: CSV to write: a row for each ``k`` and ``method``, as in :func:`refinement_table`, with ``tiles``.
+        cells: sides of cells, px.
+        most: tiles to score, evenly chosen; 0 for all.
+
+    Raises:
+        DamagedStore, NoTiles: see :func:`sat2dem_core.dataset.store.read_parts`.
+    """
+    train, _, test = read_parts(store, "blocks")
+    chosen = np.linspace(0, len(test) - 1, most).round().astype(int) if 0 < most < len(test) else range(len(test))
+    fitted_to = np.linspace(0, len(train) - 1, min(FITTED, len(train))).round().astype(int)
+    methods = {k: CLASSICAL | {"color regression": color_regression(list(_tiles(train, fitted_to, k)))} for k in cells}
+    scores = {(k, name): Scores(test.gsd) for k in cells for name in methods[k]}
+    seconds = dict.fromkeys(scores, 0.0)
+    for number in tqdm(chosen, unit="tile", desc=Path(path).name, disable=not progress):
+        for k in cells:
+            for question in _tiles(test, [number], k):
+                for name, refine in methods[k].items():
+                    started = time.perf_counter()
+                    scores[k, name].add(question, refine(question))
+                    seconds[k, name] += time.perf_counter() - started
+    origin, rows = provenance() | {"code": digest(REFINEMENT)}, []
+    for (k, name), found in scores.items():
+        measures = found.result()
+        told = {
+            "site": Path(store).name, "kind": "store", "tiles": len(chosen), "k": k, "method": name,
+            "ratio": measures["MAE"] / scores[k, "spline"].result()["MAE"], "seconds": round(seconds[k, name], 2),
+        }
+        rows.append(told | measures | origin)
+    with replacing(Path(path)) as temporary:
+        pd.DataFrame(rows).to_csv(temporary, index=False)
+    return read_table(path)
+
+
+def _tiles(tiles: Tiles, numbers: Iterable[int], k: int) -> Iterator[Question]:
+    """The question about each tile that has a known cell."""
+    for number in numbers:
+        rgb, dem = (np.asarray(array[number]) for array in (tiles.rgb, tiles.dem))
+        with suppress(NoElevation):
+            yield ask_tile(rgb, dem, tiles.gsd, k, name=tiles.ids[number])
 
 
 def _others(fold: int, k: int) -> list[Question]:
@@ -193,6 +250,8 @@ def summarize_methods(table: pd.DataFrame) -> pd.DataFrame:
         A row for each setting and kind of scenes, with ``number`` of scenes, and for each question ``ratio``, ``low``,
         ``high`` (and ``MAE``, the mean in meters).
     """
+    if "site" not in table:  # of a store, whose splits stand for folds
+        table = table.assign(site=table.scene, region=table.version, kind="open")
     axes = [axis for axis in AXES if axis in table]
     kinds = np.where(table.kind == "development", "development", "open")
     rows = []

@@ -27,6 +27,7 @@ import torch
 from tqdm import tqdm
 
 from sat2dem_core.config import Config, preset
+from sat2dem_core.dataset.grid import PIXELS
 from sat2dem_core.dataset.tiles import Tiles
 from sat2dem_core.digest import digest
 from sat2dem_core.errors import InvalidConfig, NoTiles, choose
@@ -79,6 +80,14 @@ def _runs(content: dict[str, Any]) -> list[dict[str, Any]]:
     return runs
 
 
+def _on_store(run: dict[str, Any], store: str | os.PathLike) -> dict[str, Any]:
+    """A run of a fold as a run on a store."""
+    kept = {key: value for key, value in run.items() if key not in ("fold", "tile", "stride")}
+    return kept | {
+        "scene": os.fspath(store), "split": "blocks", "version": run.get("fold", 1), "tile": PIXELS, "stride": PIXELS
+    }
+
+
 def settings(run: dict[str, Any]) -> Config:
     """The config of one of a study's runs."""
     given = {key: value for key, value in run.items() if key not in ("preset", "fold")}
@@ -88,7 +97,9 @@ def settings(run: dict[str, Any]) -> Config:
     return preset(run["preset"], **given, scene=f"all open scenes but those of fold {run['fold']}")
 
 
-def run_study(path: str | os.PathLike, table: str | os.PathLike) -> pd.DataFrame:
+def run_study(
+    path: str | os.PathLike, table: str | os.PathLike, store: str | os.PathLike | None = None
+) -> pd.DataFrame:
     """Make every run of a study, or this process's share of them, and write its tables after each run.
 
     Args:
@@ -97,6 +108,8 @@ def run_study(path: str | os.PathLike, table: str | os.PathLike) -> pd.DataFrame
             ``part``) by question and measure, the baselines' MAE, the seconds of training, commit, code and machine. A
             run of a fold has a row for each scene, with ``site``, ``region`` and ``kind``.
             ``<table>-tiles.csv`` in the same folder has the errors of each tile; see :func:`tile_errors`.
+        store: a store of tiles to train and score on, in place of scenes; the number of a fold is then that of a random
+            split by blocks.
 
     Returns:
         The table; with several processes, the rows that are finished so far.
@@ -106,7 +119,8 @@ def run_study(path: str | os.PathLike, table: str | os.PathLike) -> pd.DataFrame
         InvalidConfig: the table has runs of another study.
     """
     table, content = Path(table), _read(path)
-    runs = {_name(run, content["part"]): run for run in _runs(content)}
+    wanted = [run if store is None else _on_store(run, store) for run in _runs(content)]
+    runs = {_name(run, content["part"]): run for run in wanted}
     rank, processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     current, outdated = _rows_by_code(table, runs)
     if outdated and not rank:

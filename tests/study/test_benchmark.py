@@ -3,14 +3,19 @@
 import numpy as np
 import pandas as pd
 import pytest
+import xarray as xr
 
 from sat2dem_core.cli import main
 from sat2dem_core.dataset import registry, scenes
+from sat2dem_core.dataset.building import assemble
+from sat2dem_core.dataset.grid import PIXELS, Cell
 from sat2dem_core.dataset.registry import Site, read_registry
 from sat2dem_core.errors import InvalidConfig, NoTiles, RunBusy
 from sat2dem_core.rasters.atomic import locked
 from sat2dem_core.study import benchmark, regions, runner
-from sat2dem_core.study.benchmark import geometric_mean, refinement_table, summarize_methods, summarize_refinement
+from sat2dem_core.study.benchmark import (
+    geometric_mean, refinement_table, store_table, summarize_methods, summarize_refinement,
+)
 
 STUDY = """
 preset = "cpu"
@@ -29,6 +34,20 @@ def site(name: str, fold: int, kind: str = "open") -> Site:
         name, kind, name.title(), name, fold, "Landsat", 30.0, 30.0, 192, 160, (0.0, 1.0), "A", "made up", "made up",
         sun_azimuth=150.0, shading_r=0.5 if fold == 1 else 0.1, stretch=None,
     )
+
+
+def square(number: int) -> Cell:
+    return Cell(32630, 60 + number % 8, 570 + number // 8)
+
+
+def made_up_tile(number: int) -> xr.Dataset:
+    values = np.random.default_rng(number)
+    rgb = values.integers(0, 255, (3, PIXELS, PIXELS), dtype=np.uint8)
+    dem = np.add.outer(np.arange(PIXELS), np.arange(PIXELS)).astype(np.float32) + 10 * number
+    scene = xr.Dataset({"rgb": (("band", "y", "x"), rgb), "dem": (("y", "x"), dem + rgb[0] / 50)})
+    cell = square(number)
+    scene.attrs = {"crs": "EPSG:32630", "left": cell.left, "top": cell.top, "nodata_share": 0.0}
+    return scene
 
 
 @pytest.fixture
@@ -130,6 +149,30 @@ def test_a_second_writer_of_the_table_says_so(made_up, tmp_path, monkeypatch):
 def test_a_scene_too_small_for_every_cell_ends_in_a_sentence(made_up, tmp_path, capsys):
     command = ["benchmark", str(tmp_path), "--only", "refinement", "--scenes", "nowhere"]
     assert main(command) == 1 and "unknown scene 'nowhere'" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """Four blocks of made-up tiles."""
+    jobs = {square(number).id: number for number in range(64)}
+    return assemble(tmp_path_factory.mktemp("store") / "made.zarr", jobs, made_up_tile, {}, {}, progress=False)
+
+
+def test_on_a_store_a_fold_is_a_split_by_blocks(store, tmp_path, capsys):
+    study = tmp_path / "study.toml"
+    study.write_text(STUDY.replace("[1, 2]", "2").replace("features = 4", "features = 1"), encoding="utf-8")
+    command = ["benchmark", str(tmp_path), "--only", "methods", "--store", str(store), "--study", str(study)]
+    assert main(command) == 0 and "above minimum ratio" in capsys.readouterr().out
+    [row] = pd.read_csv(tmp_path / "methods.csv").to_dict("records")
+    assert (row["scene"], row["split"], row["version"], row["tile"]) == (str(store), "blocks", 2, 256)
+
+
+def test_on_a_store_coarse_dems_are_refined_tile_by_tile(store, tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmark, "FITTED", 3)
+    table = store_table(tmp_path / "refinement.csv", store, (33,), most=3, progress=False).set_index("method")
+    assert set(table.kind) == {"store"} and (table.tiles == 3).all() and (table.k == 33).all()
+    assert table.ratio["spline"] == 1 and table.pixels.nunique() == 1 and (table.seconds >= 0).all()
+    assert table.MAE["bilinear"] > 0 and set(table.index) == {*benchmark.CLASSICAL, "color regression"}
 
 
 def test_ratios_are_averaged_geometrically_over_scenes_with_an_interval_over_regions():
