@@ -62,7 +62,7 @@ class Github:
 
     def site(self, recipe: Recipe, image: np.ndarray, elevation=(1000.0, 1270.0)) -> Site:
         return Site(
-            "made-up", "open", "Nowhere", "nowhere", "none", 30, 30, image.shape[2], image.shape[1], elevation, "A",
+            "made-up", "open", "Nowhere", "nowhere", 1, "none", 30, 30, image.shape[2], image.shape[1], elevation, "A",
             "free", "made up", place=(-105.0, 40.0), sun_azimuth=150.0, sun_source="metadata", stretch=(0, 25500),
             originals=tuple(self.files), recipe=recipe, pixels=hashlib.sha256(image.tobytes()).hexdigest(),
         )
