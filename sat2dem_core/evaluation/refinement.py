@@ -19,7 +19,7 @@ from sat2dem_core.evaluation.baselines import Predictor, fit
 from sat2dem_core.evaluation.measures import CLASSES, Measures
 from sat2dem_core.evaluation.shading import shape_from_shading
 from sat2dem_core.rasters.coarse import (
-    CellGrid, bicubic, bilinear, local_step, mean_keeping_spline, smooth_on_pixels,
+    CellGrid, bicubic, bilinear, detail, local_step, mean_keeping_spline, smooth_on_pixels,
 )
 from sat2dem_core.rasters.grids import ground_sampling_distance
 
@@ -156,11 +156,6 @@ def score(question: Question, prediction: np.ndarray) -> dict[str, float]:
     scores = Scores(question.gsd)
     scores.add(question, prediction)
     return scores.result()
-
-
-def detail(part: np.ndarray, grid: CellGrid) -> np.ndarray:
-    """What a part (H, W) adds to the mean-keeping spline of its own means: added to a surface, it keeps its means."""
-    return part - mean_keeping_spline(grid.means(part), grid)
 
 
 def color_regression(others: Sequence[Question]) -> Refiner:

@@ -13,7 +13,7 @@ Nothing is learned from a truth: azimuth and strength of the shading come from t
 import numpy as np
 from scipy import fft
 
-from sat2dem_core.rasters.coarse import CellGrid, mean_keeping_spline
+from sat2dem_core.rasters.coarse import CellGrid, detail, mean_keeping_spline
 from sat2dem_core.rasters.sun import CLIP, Shading, band, clipped, fit_shading, log_brightness
 
 MIN_R = 0.2  # correlation below which shading counts as invisible
@@ -52,8 +52,7 @@ def shape_from_shading(
     shading = fit_shading(image, np.where(known, spline, np.nan), gsd, cell, azimuth)
     if not is_visible(shading, int((~np.isnan(cells)).sum())):
         return spline
-    relief = relief_from_shading(image, shading, gsd, cell, wavelength)
-    return spline + relief - mean_keeping_spline(grid.means(relief), grid)
+    return spline + detail(relief_from_shading(image, shading, gsd, cell, wavelength), grid)
 
 
 def is_visible(shading: Shading, cells: int) -> bool:

@@ -186,6 +186,11 @@ def mean_keeping_spline(cells: np.ndarray, grid: CellGrid, rounds: int = ROUNDS)
     return surface
 
 
+def detail(part: np.ndarray, grid: CellGrid) -> np.ndarray:
+    """What a part (H, W) adds to the mean-keeping spline of its own means: added to a surface, it keeps its means."""
+    return part - mean_keeping_spline(grid.means(part), grid)
+
+
 def local_step(cells: np.ndarray) -> np.ndarray:
     """How much neighboring cells typically differ around each cell: the unit of heights within cells.
 

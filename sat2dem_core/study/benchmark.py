@@ -10,9 +10,9 @@ import os
 import tempfile
 import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,7 @@ def refinement_table(
     path = Path(path)
     chosen = [site for site in sites or read_registry().values() if site.kind != "development" or site.here]
     code = digest(REFINEMENT)
+    by_color = cache(lambda fold, k: color_regression(_others(fold, k)))  # the scenes of a fold share it
     path.parent.mkdir(parents=True, exist_ok=True)
     with locked(path, PATIENCE):
         done = read_table(path)
@@ -73,15 +74,17 @@ def refinement_table(
             wanted = {k for k in cells if is_fair(k, site.pixel, site.dem_pixel)}
             missing = wanted - set(done[done.site == site.name].k) if len(done) else wanted
             if missing:
-                rows = pd.DataFrame(list(_rows(site, sorted(missing), code)))
+                rows = pd.DataFrame(list(_rows(site, sorted(missing), code, by_color)))
                 done = pd.concat([done, rows], ignore_index=True)
                 with replacing(path) as temporary:
                     done.sort_values(KEY, kind="stable").to_csv(temporary, index=False)
     return read_table(path)
 
 
-def _rows(site: Site, cells: list[int], code: str) -> Iterator[dict[str, Any]]:
-    """The rows of one scene."""
+def _rows(
+    site: Site, cells: list[int], code: str, by_color: Callable[[int, int], Refiner]
+) -> Iterator[dict[str, Any]]:
+    """The rows of one scene; ``by_color`` gives the regression on colors of a fold and ``k``."""
     scene = open_scene(site.name)
     facts = {
         "site": site.name, "region": site.region, "fold": site.fold, "kind": site.kind,
@@ -96,7 +99,7 @@ def _rows(site: Site, cells: list[int], code: str) -> Iterator[dict[str, Any]]:
             faults.append(error)
             continue
         methods: dict[str, Refiner] = CLASSICAL | {
-            "color regression": color_regression(_others(site.fold, k)),
+            "color regression": by_color(site.fold, k),
             "relief, anchored": partial(anchored_relief, scene=scene),
         }
         free = score(question, question.spline)["MAE"]

@@ -7,8 +7,9 @@ import xarray as xr
 from sat2dem_core.dataset.scenes import open_scene
 from sat2dem_core.errors import NoElevation, WrongShape
 from sat2dem_core.evaluation.refinement import (
-    BORDER, CLASSICAL, ask, color_regression, detail, is_fair, score, standardized,
+    BORDER, CLASSICAL, ask, color_regression, is_fair, score, standardized,
 )
+from sat2dem_core.rasters.coarse import detail
 
 
 @pytest.fixture(scope="module")
