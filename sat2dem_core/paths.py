@@ -18,6 +18,11 @@ def data_folder(name: str) -> Path:
     return inside if inside.is_dir() else PACKAGE.parent / "data" / name
 
 
+def data_file(name: str) -> Path:
+    """A file that lies beside these folders, such as ``scenes.toml``."""
+    return data_folder("rocky-mountain").parent / name
+
+
 def downloads(name: str) -> Path:
     """The folder that a data set is read from and downloaded to.
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from sat2dem_core.errors import choose
-from sat2dem_core.paths import data_folder, downloads
+from sat2dem_core.paths import data_file, data_folder, downloads
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -164,8 +164,7 @@ def read_registry(path: Path | None = None) -> dict[str, Site]:
     Args:
         path: a file of the form of ``data/scenes.toml``, which is the default.
     """
-    # In a clone and in a wheel, it lies beside the embedded scene.
-    path = path or data_folder("rocky-mountain").parent / "scenes.toml"
+    path = path or data_file("scenes.toml")
     entries = tomllib.loads(path.read_text(encoding="utf-8"))
     return {name: _site(name, entry) for name, entry in entries.items()}
 

@@ -32,7 +32,7 @@ from sat2dem_core.evaluation.bootstrap import Estimate, bootstrap_mean
 from sat2dem_core.evaluation.refinement import (
     CELLS, CLASSICAL, Question, Refiner, Scores, ask, ask_tile, color_regression, is_fair, score,
 )
-from sat2dem_core.paths import data_folder
+from sat2dem_core.paths import data_file
 from sat2dem_core.prediction.pipeline import predict
 from sat2dem_core.rasters.atomic import PATIENCE, locked, replacing
 from sat2dem_core.rasters.elevation import open_elevation
@@ -215,7 +215,7 @@ def geometric_mean(ratios: pd.Series, regions: pd.Series) -> Estimate:
 
 def default_study() -> Path:
     """The study that comes with the package, ``data/benchmark.toml``."""
-    return data_folder("rocky-mountain").parent / "benchmark.toml"
+    return data_file("benchmark.toml")
 
 
 def summarize_refinement(table: pd.DataFrame) -> pd.DataFrame:
