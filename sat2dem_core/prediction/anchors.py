@@ -13,14 +13,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import zarr
-from scipy.ndimage import distance_transform_edt
 
 from sat2dem_core.errors import InvalidAnchors, InvalidConfig, choose
 from sat2dem_core.prediction.anchor_sources import is_dem, locate, read_dem, read_points
 from sat2dem_core.prediction.outliers import deviations_of_points, deviations_on_grid, without_outliers
 from sat2dem_core.prediction.pieces import ROWS
 from sat2dem_core.prediction.robust import robust_least_squares
-from sat2dem_core.prediction.spline import CellSpline
+from sat2dem_core.rasters.coarse import CellSpline
 from sat2dem_core.rasters.imagery import Image
 
 ORDERS = {"offset": 0, "plane": 1, "quadratic": 2}
@@ -291,12 +290,7 @@ def _fit_cells(table: pd.DataFrame, anchors: Anchors, lows: np.ndarray) -> Fit:
     index = (table.row // cell).to_numpy(), (table.column // cell).to_numpy()
     corrections = np.full(anchors.cells.shape, np.nan)
     corrections[index] = difference
-    nearest = distance_transform_edt(np.isnan(corrections), return_distances=False, return_indices=True)
-    corrections = corrections[tuple(nearest)]
     spline = CellSpline(corrections, cell, anchors.shape)
-    for _ in range(2):  # the spline through the corrections changes the cells' means a little
-        corrections[index] += difference - spline.means()[index]
-        spline = CellSpline(corrections, cell, anchors.shape)
     return Fit("cells", anchors.shape, levels, anchored, spline=spline)
 
 

@@ -186,6 +186,59 @@ def mean_keeping_spline(cells: np.ndarray, grid: CellGrid, rounds: int = ROUNDS)
     return surface
 
 
+class CellSpline:
+    """The mean-keeping spline through square cells, whose pixels can be had some at a time.
+
+    The same as :func:`mean_keeping_spline` on :meth:`CellGrid.squares`, as products of a matrix for the rows, the
+    spline's coefficients, and a matrix for the columns, so that neither time nor memory grows faster than the pixels
+    that are asked for.
+
+    Args:
+        cells: (h, w) at the cells' centers, NaN for voids.
+        cell: side of a cell, px.
+        shape: of the pixels, (H, W); the last cells may reach beyond them.
+        rounds: see :func:`mean_keeping_spline`.
+
+    Raises:
+        NoElevation: no cell is known.
+    """
+
+    def __init__(self, cells: np.ndarray, cell: int, shape: tuple[int, int], rounds: int = ROUNDS):
+        self.cell, self.shape = cell, shape
+        self.coefficients = _coefficients(fill_voids(cells))
+        for _ in range(rounds):
+            self.coefficients += _coefficients(np.nan_to_num(cells - self.means()))
+
+    def surface(self, top: int, bottom: int, left: int = 0, right: int | None = None) -> np.ndarray:
+        """The pixels from row ``top`` to ``bottom`` and from column ``left`` to ``right``, float32 meters."""
+        columns = self._basis(left, self.shape[1] if right is None else right, 1)
+        return (self._basis(top, bottom, 0) @ self.coefficients) @ columns.T
+
+    def means(self) -> np.ndarray:
+        """The mean of the surface over each cell, (h, w)."""
+        rows, columns = (
+            _averages(side, self.cell) @ self._basis(0, side, axis) for axis, side in enumerate(self.shape)
+        )
+        return (rows @ self.coefficients) @ columns.T
+
+    def _basis(self, first: int, last: int, axis: int) -> csr_array:
+        positions = (np.arange(first, last) + 0.5) / self.cell - 0.5 + MARGIN
+        return _basis(positions, self.coefficients.shape[axis], 3).astype(np.float32)
+
+
+def _coefficients(cells: np.ndarray) -> np.ndarray:
+    """Those of the cubic spline through cells (h, w) without voids, with ``MARGIN`` more on each side."""
+    padded = np.pad(cells.astype(np.float64), MARGIN, mode="edge")
+    return spline_filter(padded, 3, mode="nearest").astype(np.float32)
+
+
+def _averages(side: int, cell: int) -> csr_array:
+    """The matrix that averages pixels over cells, (cells, side)."""
+    cells = np.arange(side) // cell
+    counts = np.bincount(cells)
+    return csr_array(((1 / counts[cells]).astype(np.float32), (cells, np.arange(side))), (len(counts), side))
+
+
 def detail(part: np.ndarray, grid: CellGrid) -> np.ndarray:
     """What a part (H, W) adds to the mean-keeping spline of its own means: added to a surface, it keeps its means."""
     return part - mean_keeping_spline(grid.means(part), grid)

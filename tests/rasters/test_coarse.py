@@ -10,7 +10,7 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 
 from sat2dem_core.errors import NoElevation
 from sat2dem_core.rasters.coarse import (
-    FLOOR, CellGrid, bicubic, bilinear, cell_means, fill_voids, local_step, mean_keeping_spline, smooth_on_pixels
+    FLOOR, CellGrid, CellSpline, bicubic, bilinear, cell_means, fill_voids, local_step, mean_keeping_spline, smooth_on_pixels
 )
 
 SURFACES = [bilinear, bicubic, mean_keeping_spline]
@@ -186,3 +186,26 @@ def test_local_steps_are_those_of_the_neighborhood():
     assert np.allclose(local_step(10 * tilted), 10 * step) and np.allclose(local_step(tilted + 900), step)
     tilted[10:20, 10:20] = np.nan
     assert local_step(tilted)[15, 15] == pytest.approx(6, abs=0.3)
+
+
+@settings(deadline=None)
+@given(st.integers(1, 9), st.integers(5, 40), st.integers(5, 40), st.integers(0, 99), st.booleans())
+def test_a_spline_in_pieces_is_the_mean_keeping_one(cell, height, width, seed, void):
+    rng = np.random.default_rng(seed)
+    grid = CellGrid.squares((height, width), cell)
+    cells = grid.means(rng.normal(0, 100, (height, width)))  # NaN where a cell lies mostly beyond the pixels
+    if void and cells.size > 1:
+        cells[0, 0] = np.nan
+    if np.isnan(cells).all():
+        return
+    spline = CellSpline(cells, cell, (height, width))
+    split = width // 3
+    rows = [(top, min(top + 7, height)) for top in range(0, height, 7)]
+    pixels = np.concatenate([
+        np.concatenate([spline.surface(*row, 0, split), spline.surface(*row, split)], axis=1) for row in rows
+    ])
+    if height % cell == width % cell == 0:
+        assert np.abs(pixels - mean_keeping_spline(cells, grid)).max() < 0.05
+    for row, column in np.ndindex(spline.means().shape):
+        part = pixels[row * cell : (row + 1) * cell, column * cell : (column + 1) * cell]
+        assert spline.means()[row, column] == pytest.approx(part.mean(), abs=1e-2)
