@@ -99,7 +99,7 @@ def _add_predict(predict: argparse.ArgumentParser) -> None:
         "Predict the elevation of an image: a DEM of one band, in meters. After an interruption, the same command "
         "continues where it stopped."
     )
-    predict.add_argument("image", metavar="IMAGE", help="any raster that GDAL reads")
+    _add_image(predict)
     predict.add_argument(
         "out", metavar="OUT",
         help="the DEM to write: a Cloud-Optimized GeoTIFF (.tif), or a Zarr store (.zarr), which also holds the "
@@ -150,9 +150,18 @@ def _add_info(info: argparse.ArgumentParser) -> None:
         "Describe what predict would do with an image, without predicting: its size, bands, nodata, grid and sun, how "
         "like the training images it is, what to expect in time and disk space, and what to watch out for."
     )
-    info.add_argument("image", metavar="IMAGE", help="any raster that GDAL reads")
+    _add_image(info)
     _add_image_options(info)
     info.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _add_image(verb: argparse.ArgumentParser) -> None:
+    """What to read: a raster, or a STAC item in its place, for which :func:`_whole` adds an empty IMAGE."""
+    verb.add_argument("image", metavar="IMAGE", help="any raster that GDAL reads; left out with --item")
+    verb.add_argument(
+        "--item", metavar="URL|FILE",
+        help="a STAC item in place of IMAGE: its red, green and blue, its date and its sun",
+    )
 
 
 def _add_image_options(predict: argparse.ArgumentParser) -> None:
@@ -336,7 +345,7 @@ def _add_sensor(command: argparse.ArgumentParser) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit status, as ``EPILOG`` lists them. Bad input ends in one sentence."""
-    args = parser().parse_args(_with_negative_values(sys.argv[1:] if arguments is None else arguments))
+    args = parser().parse_args(_whole(sys.argv[1:] if arguments is None else arguments))
     try:
         with _tidy_warnings():
             RUN[args.verb](args)
@@ -354,15 +363,20 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _with_negative_values(arguments: list[str]) -> list[str]:
-    """The arguments with ``--anchors -105,40,2532`` as one, since argparse takes what begins with - for an option."""
+def _whole(arguments: list[str]) -> list[str]:
+    """The arguments in a form that argparse understands.
+
+    ``--anchors -105,40,2532`` becomes one argument, since argparse takes what begins with - for an option. Where an
+    item takes the place of IMAGE, IMAGE is empty: argparse cannot leave out a first argument that others follow.
+    """
     joined: list[str] = []
     for argument in arguments:
         if joined and joined[-1] == "--anchors" and re.match(r"-[\d.]", argument):
             joined[-1] += f"={argument}"
         else:
             joined.append(argument)
-    return joined
+    in_place = any(re.match(r"--it\w*(=|$)", argument) for argument in joined)
+    return [joined[0], "", *joined[1:]] if in_place else joined
 
 
 @contextmanager
@@ -515,7 +529,7 @@ def _predict(args: argparse.Namespace) -> None:
     from sat2dem_core.prediction.pipeline import predict
 
     result = predict(
-        args.image, args.out, **_image_options(args), anchors=args.anchors, anchor_band=args.anchor_band,
+        _image(args), args.out, **_image_options(args), anchors=args.anchors, anchor_band=args.anchor_band,
         surface=args.surface, vertical_datum=args.vertical_datum, interval=args.interval, domain=args.domain,
         style=args.style, overlap=args.overlap, batch=args.batch, caution=not args.no_caution,
         overwrite=args.overwrite, client=_client(args.scheduler),
@@ -531,6 +545,15 @@ def _predict(args: argparse.Namespace) -> None:
         )
 
 
+def _image(args: argparse.Namespace) -> Any:
+    """The image to read, or that of a STAC item."""
+    if args.item is None:
+        return args.image
+    from sat2dem_core.prediction.items import open_item
+
+    return open_item(args.item)
+
+
 def _image_options(args: argparse.Namespace) -> dict[str, Any]:
     from sat2dem_core.prediction.weights import DEFAULT
 
@@ -544,7 +567,7 @@ def _image_options(args: argparse.Namespace) -> dict[str, Any]:
 def _info(args: argparse.Namespace) -> None:
     from sat2dem_core.prediction.preview import preview
 
-    result = preview(args.image, **_image_options(args))
+    result = preview(_image(args), **_image_options(args))
     print(json.dumps(asdict(result), indent=2) if args.json else result.text())
 
 

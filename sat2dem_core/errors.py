@@ -109,6 +109,10 @@ class EmptySearch(Sat2DEMError):
     """A catalog has no item for a region, a period and the filters."""
 
 
+class InvalidItem(Sat2DEMError):
+    """A file or an address holds no STAC item."""
+
+
 class MissingAsset(Sat2DEMError):
     """An item of a catalog lacks a file or a property that is needed."""
 

@@ -279,7 +279,7 @@ def _median(looks: list[np.ndarray], geobox: GeoBox) -> np.ndarray:
 
 def _median_sun(items: list[pystac.Item]) -> tuple[float, float]:
     """Median azimuth and elevation of the sun in degrees; NaN where no item has them."""
-    azimuth, altitude = pd.DataFrame([_sun(item) for item in items], columns=["azimuth", "elevation"]).median()
+    azimuth, altitude = pd.DataFrame([sun_of(item) for item in items], columns=["azimuth", "elevation"]).median()
     return float(azimuth), float(altitude)
 
 
@@ -412,7 +412,7 @@ def _day(item: pystac.Item) -> str:
     return str(item.properties.get("datetime") or item.properties["start_datetime"])[:10]
 
 
-def _sun(item: pystac.Item) -> tuple[float, float]:
+def sun_of(item: pystac.Item) -> tuple[float, float]:
     """Azimuth and elevation of the sun in degrees, under either of the names that catalogs use."""
     stated = {name: value for name, value in item.properties.items() if isinstance(value, int | float)}
     azimuth = stated.get("view:sun_azimuth", stated.get("s2:mean_solar_azimuth", np.nan))

@@ -14,7 +14,6 @@ interrupted prediction. Memory holds one strip or one block, never the whole ima
 import json
 import math
 import os
-import re
 import shutil
 import sys
 import warnings
@@ -32,6 +31,7 @@ from tqdm import tqdm
 from sat2dem_core.digest import digest
 from sat2dem_core.errors import InvalidConfig, NoTiles, OutputExists
 from sat2dem_core.prediction.anchors import Fit, check_surface, fit_anchors, read_anchors
+from sat2dem_core.prediction.items import files_of, name_of
 from sat2dem_core.prediction.mosaic import starts
 from sat2dem_core.prediction.pieces import (
     ROWS, Plan, blend_block, find_levels, measure_joint, predict_strip, remove_strips, scratch_bytes,
@@ -99,8 +99,8 @@ def predict(
     that of the height above the mean of its surroundings, one tile wide.
 
     Args:
-        image: any raster that GDAL reads. For it and for ``bands``, ``stretch``, ``nodata`` and ``gsd`` see
-            :func:`sat2dem_core.rasters.imagery.open_image`.
+        image: any raster that GDAL reads, or what :func:`sat2dem_core.prediction.items.open_item` returns. For it and
+            for ``bands``, ``stretch``, ``nodata`` and ``gsd`` see :func:`sat2dem_core.rasters.imagery.open_image`.
         out: the file to write: ``….tif``, or ``….zarr``.
         weights: see :func:`sat2dem_core.prediction.weights.load_weights`. Several form an ensemble, whose members
             differ in their seed; its interval is calibrated for the first member alone, and so tends to be too wide.
@@ -134,7 +134,7 @@ def predict(
     check_settings(overlap, batch, gsd)
     check_surface(anchors, surface)
     sources = [weights] if isinstance(weights, str | os.PathLike) else list(weights)
-    _check_outputs(outputs, [image, anchors, *sources], overwrite)
+    _check_outputs(outputs, [*files_of(image), anchors, *sources], overwrite)
     members = load_members(sources)
     first = members[0]
     picture = open_image(image, *first.gsd, bands=bands, stretch=stretch, nodata=nodata, gsd=gsd)
@@ -160,7 +160,7 @@ def predict(
         else:
             fit = Fit.relative(np.zeros(1), shape)
         tags = _tags(plan, members, fit, support, amplitude / unit)
-        tags["SUN"] = f"{light.azimuth:.0f} degrees, {light.source}"
+        tags |= {"IMAGE": name_of(image), "SUN": f"{light.azimuth:.0f} degrees, {light.source}"}
         finish = _Finish(str(mosaic.store), amplitude, unit, replace(fit, table=None))
         if out.suffix == ".zarr":
             cog.write_zarr(out, plan.image.grid, finish, tags, ROWS, client, progress)
@@ -441,7 +441,7 @@ def _tags(
         "WEIGHTS_SHA256": ", ".join(member.sha256 for member in members),
         "TRAINING_DATA": str(first.card.get("data")), "DATE": pd.Timestamp.now("UTC").strftime("%Y-%m-%d"),
         "HEIGHTS": heights,
-        "IMAGE": re.split(r"[/\\\\]", plan.image.path)[-1], "BANDS_USED": ", ".join(map(str, plan.image.bands)),
+        "BANDS_USED": ", ".join(map(str, plan.image.bands)),
         "GROUND_SAMPLING_DISTANCE": f"{plan.image.gsd:.6g} m",
         "INTERVAL": f"{first.interval.share:.0%}" + surroundings * first.relative,
         "RELIEF_LOWERED_TO": f"{lowered:.0%}",

@@ -1,4 +1,4 @@
-"""Where the sun stood when an image was taken: from the file's metadata, or from date, time and place."""
+"""When an image was taken and where the sun stood: from the file's metadata, or from date, time and place."""
 
 import math
 import os
@@ -17,6 +17,18 @@ AZIMUTH = re.compile(r"(?:^|[^a-z])(?:mean_)?(?:sun|solar)_azimuth(?:_angle)?$",
 MOMENT = re.compile(r"(?:^|[^a-z])(?:acquisition_?datetime|sensing_time|product_start_time|datetime)$", re.I)
 DAY, HOUR = re.compile(r"(?:^|[^a-z])date_acquired$", re.I), re.compile(r"(?:^|[^a-z])scene_center_time$", re.I)
 GDAL_OWN = re.compile(r"^TIFFTAG_", re.I)  # when a file was written, which says nothing of the sun
+
+
+class Taken(NamedTuple):
+    """When an image was taken.
+
+    Attributes:
+        moment: in UTC; midnight where only the day is known.
+        day_only: whether only the day is known.
+    """
+
+    moment: datetime
+    day_only: bool
 
 
 class Sun(NamedTuple):
@@ -68,9 +80,7 @@ def stated_sun(path: str | os.PathLike, place: tuple[float, float] | None = None
             return Sun(angle % 360, "the image's metadata")
     if place is None:
         return None
-    moments = [text for name, text in tags.items() if MOMENT.search(name)]
-    moments += [f"{day}T{hour}" for day in _first(tags, DAY) for hour in _first(tags, HOUR)]
-    for text in moments:
+    for text in _moments(tags):
         try:
             return sun_at(text, place)._replace(source="the date in the image's metadata")
         except InvalidConfig:
@@ -99,18 +109,50 @@ def sun_at(moment: str, place: tuple[float, float]) -> Sun:
     return Sun(azimuth(observer, when), "the date, at the usual time of day" if assumed else "the date and time")
 
 
+def taken(path: str | os.PathLike, date: str | None = None) -> Taken | None:
+    """When an image was taken, as given or as its metadata tell it; None if they do not.
+
+    Args:
+        date: a day, ``2023-07-01``, or a day and a time in UTC, ``2023-07-01T10:30``.
+
+    Raises:
+        InvalidConfig: the date is neither.
+    """
+    if date is not None:
+        return _read(date)
+    tags = _tags(path)
+    for text in _moments(tags) + _first(tags, DAY):
+        try:
+            return _read(text)
+        except InvalidConfig:
+            continue
+    return None
+
+
+def _moments(tags: dict[str, str]) -> list[str]:
+    """The moments that metadata state."""
+    moments = [text for name, text in tags.items() if MOMENT.search(name)]
+    return moments + [f"{day}T{hour}" for day in _first(tags, DAY) for hour in _first(tags, HOUR)]
+
+
 def _moment(text: str, longitude: float) -> tuple[datetime, bool]:
     """A moment in UTC, and whether its time of day is assumed."""
+    when, day_only = _read(text)
+    if day_only:
+        when = datetime.combine(when.date(), OVERPASS, UTC) - timedelta(hours=longitude / 15)
+    return when, day_only
+
+
+def _read(text: str) -> Taken:
     text = text.strip()
     try:
         if re.fullmatch(r"\d{4}-\d\d-\d\d|\d{8}", text):
-            local = datetime.combine(date.fromisoformat(text), OVERPASS, UTC)
-            return local - timedelta(hours=longitude / 15), True
+            return Taken(datetime.combine(date.fromisoformat(text), time(), UTC), True)
         clean = re.sub(r"(\.\d{6})\d+", r"\1", text.strip('"'))  # Landsat states tenths of microseconds
         when = datetime.fromisoformat(clean)
     except ValueError as error:
         raise InvalidConfig(f"{text!r} is no date: write 2023-07-01, or 2023-07-01T10:30 in UTC") from error
-    return (when if when.tzinfo else when.replace(tzinfo=UTC)).astimezone(UTC), False
+    return Taken((when if when.tzinfo else when.replace(tzinfo=UTC)).astimezone(UTC), False)
 
 
 def _tags(path: str | os.PathLike) -> dict[str, str]:
