@@ -17,8 +17,8 @@ import zarr
 from sat2dem_core.errors import InvalidAnchors, InvalidConfig, choose
 from sat2dem_core.prediction.anchor_sources import is_dem, locate, read_dem, read_points
 from sat2dem_core.prediction.outliers import deviations_of_points, deviations_on_grid, without_outliers
-from sat2dem_core.prediction.pieces import ROWS
 from sat2dem_core.prediction.robust import robust_least_squares
+from sat2dem_core.prediction.work import ROWS
 from sat2dem_core.rasters.coarse import CellSpline
 from sat2dem_core.rasters.imagery import Image
 

@@ -18,11 +18,11 @@ from numcodecs import Blosc
 from sat2dem_core.errors import InvalidConfig, UnsupportedImagery
 from sat2dem_core.prediction.mosaic import Blend, solve_levels, step_between, window
 from sat2dem_core.prediction.weights import Weights, load_weights
+from sat2dem_core.prediction.work import ROWS
 from sat2dem_core.rasters import cog
 from sat2dem_core.rasters.atomic import replacing
 from sat2dem_core.rasters.imagery import Image
 
-ROWS = 256  # of a block, and of a chunk of the arrays
 PACKING = Blosc("lz4", 5, Blosc.BITSHUFFLE)  # five times as fast as zstd, and nearly as small
 MIN_VALID_SHARE = 0.25  # share of a tile's pixels that must be valid for the tile to be predicted
 

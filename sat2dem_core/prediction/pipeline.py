@@ -11,14 +11,10 @@ Intermediate results lie in a hidden folder next to the output until the end, so
 interrupted prediction. Memory holds one strip or one block, never the whole image.
 """
 
-import json
 import math
 import os
-import shutil
-import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,31 +22,31 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import zarr
-from tqdm import tqdm
 
 from sat2dem_core.digest import digest
-from sat2dem_core.errors import InvalidConfig, NoTiles, OutputExists
+from sat2dem_core.errors import InvalidConfig, NoTiles
 from sat2dem_core.prediction.anchors import Fit, check_surface, fit_anchors, read_anchors
+from sat2dem_core.prediction.dem_items import describe
 from sat2dem_core.prediction.items import files_of, name_of
 from sat2dem_core.prediction.mosaic import starts
 from sat2dem_core.prediction.pieces import (
-    ROWS, Plan, blend_block, find_levels, measure_joint, predict_strip, remove_strips, scratch_bytes,
+    Plan, blend_block, find_levels, measure_joint, predict_strip, remove_strips, scratch_bytes,
 )
 from sat2dem_core.prediction.support import Support, measure_support
 from sat2dem_core.prediction.weights import DEFAULT, Weights, load_weights, shipped
+from sat2dem_core.prediction.work import (
+    ROWS, check_outputs, find_outputs, parts_folder, run_stage, working_folder, write_files, write_item,
+)
 from sat2dem_core.rasters import cog
-from sat2dem_core.rasters.atomic import cannot_write, claimed, replacing
 from sat2dem_core.rasters.imagery import Image, open_image
-from sat2dem_core.rasters.reader import local_file, version_of
+from sat2dem_core.rasters.reader import version_of
 from sat2dem_core.rasters.solar import find_sun
-from sat2dem_core.rasters.style import qgis_style
 
 # The modules that decide what a prediction is: one that was interrupted goes on only with the same.
 MEANING = (
     "pieces", "mosaic", "robust", "confidence", "weights", "imagery", "reader", "fill", "grids", "networks",
     "attention", "normalize", "augment",
 )
-WRITTEN = "written.txt"  # lists the files of a prediction that is complete, in its folder
 
 
 @dataclass(frozen=True)
@@ -61,6 +57,7 @@ class Prediction:
         path: of the DEM.
         interval: of the half width of its prediction interval; None if it was not asked for, or lies in the same store.
         domain: of the distance from the training distribution; None likewise.
+        item: of the STAC item that describes these files; None if it was not asked for.
         tags: of the files.
         anchors: one row for each anchor with its residual after the fit, meters; None without anchors.
         groups: number of groups of connected tiles; with more than one, because nodata divides the image, the steps in
@@ -71,6 +68,7 @@ class Prediction:
     path: Path
     interval: Path | None
     domain: Path | None
+    item: Path | None
     tags: dict[str, str]
     anchors: pd.DataFrame | None
     groups: int
@@ -86,8 +84,8 @@ def predict(
     anchors: str | os.PathLike | None = None, anchor_band: int | str | None = None, surface: str | None = None,
     vertical_datum: str | None = None,
     interval: str | os.PathLike | None = None, domain: str | os.PathLike | None = None, style: bool = False,
-    overlap: float = 0.5, batch: int = 32, caution: bool = True, overwrite: bool = False, client: Any = None,
-    progress: bool = True,
+    stac: bool = False, overlap: float = 0.5, batch: int = 32, caution: bool = True, overwrite: bool = False,
+    client: Any = None, progress: bool = True,
 ) -> Prediction:
     """Predict the elevation of an image, and write it as a Cloud-Optimized GeoTIFF or a Zarr store.
 
@@ -112,6 +110,8 @@ def predict(
         interval, domain: GeoTIFFs to write half the width of the interval, and the distance, to.
         style: also write a style with the name of ``out`` and the ending ``.qml``, with which QGIS draws elevation in
             colors instead of gray.
+        stac: also write a STAC item that describes these files, with the name of ``out`` and the ending ``.json``; see
+            :mod:`sat2dem_core.prediction.dem_items`.
         overlap: of neighboring tiles, as a share of their side.
         batch: tiles that the network predicts at once; the result does not depend on it.
         caution: if the median tile is out of domain, divide all relief by its distance, because the model cannot know
@@ -130,20 +130,22 @@ def predict(
             named above.
     """
     out = Path(out)
-    outputs = _outputs(out, interval, domain, style)
+    outputs = find_outputs(out, {"interval": interval, "distance": domain}, style, stac)
     check_settings(overlap, batch, gsd)
     check_surface(anchors, surface)
     sources = [weights] if isinstance(weights, str | os.PathLike) else list(weights)
-    _check_outputs(outputs, [*files_of(image), anchors, *sources], overwrite)
+    check_outputs(outputs, [*files_of(image), anchors, *sources], overwrite)
     members = load_members(sources)
     first = members[0]
     picture = open_image(image, *first.gsd, bands=bands, stretch=stretch, nodata=nodata, gsd=gsd)
     light = find_sun(image, picture.place, sun, date)
+    description = describe(image, picture, date, [anchors]) if stac else None
     plan = make_plan(picture, members, sources, light.azimuth, overlap, batch, out)
     known = None
     if anchors is not None:
         known = read_anchors(anchors, picture, surface, anchor_band, vertical_datum)
-    with _working_folder(plan, outputs, overwrite, progress):
+    identity = asdict(plan) | {"batch": None, "version": version_of(plan.image.path), "code": digest(MEANING)}
+    with working_folder(Path(plan.folder), identity, outputs, overwrite, scratch_bytes(plan), progress):
         mosaic = _make_mosaic(plan, first, client, progress)
         unit = first.unit(plan.image.gsd) if first.relative else 1.0
         amplitude = unit / max(1.0, mosaic.distance if caution and first.relative else 1.0)
@@ -164,10 +166,12 @@ def predict(
         finish = _Finish(str(mosaic.store), amplitude, unit, replace(fit, table=None))
         if out.suffix == ".zarr":
             cog.write_zarr(out, plan.image.grid, finish, tags, ROWS, client, progress)
+            if description:
+                write_item(outputs, plan.image.grid, tags, description)
         else:
-            _write_files(outputs, plan, finish, tags, progress)
+            write_files(outputs, Path(plan.folder), plan.image.grid, finish, tags, progress, description=description)
     return Prediction(
-        out, outputs.get("interval"), outputs.get("distance"), tags, fit.table, len(mosaic.lows), mosaic.outside
+        out, outputs.get("interval"), outputs.get("distance"), outputs.get("item"), tags, fit.table, len(mosaic.lows), mosaic.outside
     )
 
 
@@ -180,38 +184,6 @@ def lowering(image: object, distance: float) -> str:
     )
 
 
-def _outputs(
-    out: Path, interval: str | os.PathLike | None, domain: str | os.PathLike | None, style: bool
-) -> dict[str, Path]:
-    """The files to write, by the name of their band; a style is called "style"."""
-    if out.suffix not in (".tif", ".tiff", ".zarr"):
-        raise InvalidConfig(f"{out} is neither a GeoTIFF nor a Zarr store: give a name that ends in .tif or .zarr")
-    more = {name: Path(path) for name, path in {"interval": interval, "distance": domain}.items() if path is not None}
-    if out.suffix == ".zarr" and (more or style):
-        raise InvalidConfig(f"{out} is a store that holds interval and distance, too: leave out the other files")
-    for path in more.values():
-        if path.suffix not in (".tif", ".tiff"):
-            raise InvalidConfig(f"{path} is no GeoTIFF: give a name that ends in .tif")
-    outputs = {"elevation": out, **more} | ({"style": out.with_suffix(".qml")} if style else {})
-    if len({path.absolute() for path in outputs.values()}) < len(outputs):
-        raise InvalidConfig(f"two files to write are both called {interval or domain}: give each a name of its own")
-    return outputs
-
-
-def _check_outputs(outputs: dict[str, Path], inputs: Sequence[Any], overwrite: bool) -> None:
-    """Check that no file to write is one to read, or exists without leave to replace it."""
-    read = [file for source in inputs if source is not None and (file := local_file(source)) and file.exists()]
-    for path in outputs.values():
-        if any(path.exists() and path.samefile(file) for file in read):
-            raise OutputExists(f"{path} is a file that the prediction reads: give another name to write to")
-    out = outputs["elevation"]
-    written = parts_folder(out) / WRITTEN  # by this prediction, just before it was interrupted
-    own = written.read_text(encoding="utf-8").splitlines() if written.is_file() else []
-    for path in outputs.values():
-        if path.exists() and not overwrite and str(path.absolute()) not in own:
-            raise OutputExists(f"{path} exists: give another name, or --overwrite to replace it")
-
-
 def check_settings(overlap: float, batch: int, gsd: float | None) -> None:
     if not 0 <= overlap < 0.9:
         raise InvalidConfig(f"overlap is {overlap}: give a share of a tile's side from 0 to below 0.9")
@@ -219,25 +191,6 @@ def check_settings(overlap: float, batch: int, gsd: float | None) -> None:
         raise InvalidConfig(f"batch is {batch}: give 1 or more tiles")
     if gsd is not None and not 0 < gsd < math.inf:
         raise InvalidConfig(f"gsd, the ground sampling distance, is {gsd:g}: give meters above 0")
-
-
-def parts_folder(out: Path) -> Path:
-    """The folder of a prediction's intermediate results, next to the DEM."""
-    return out.absolute().with_name(f".{out.name}.parts")
-
-
-def _write_files(
-    outputs: dict[str, Path], plan: Plan, finish: cog.Finish, tags: dict[str, str], progress: bool
-) -> None:
-    """Write all files under temporary names, then rename them, the DEM last."""
-    with ExitStack() as stack:  # which renames the last file first
-        temporary = {name: stack.enter_context(replacing(path)) for name, path in outputs.items()}
-        style = temporary.pop("style", None)
-        low, high = cog.write_cogs(temporary, Path(plan.folder), plan.image.grid, finish, tags, ROWS, progress)
-        if style:
-            style.write_text(qgis_style(low, high), encoding="utf-8")
-        names = "\n".join(str(path.absolute()) for path in outputs.values())
-        (Path(plan.folder) / WRITTEN).write_text(names, encoding="utf-8")
 
 
 def load_members(sources: Sequence[str | os.PathLike]) -> list[Weights]:
@@ -296,36 +249,6 @@ def mirrored(sun: float, image: Image) -> tuple[int, ...]:
     return tuple(axis for axis, flip in ((-2, north), (-1, west)) if flip)
 
 
-@contextmanager
-def _working_folder(plan: Plan, outputs: dict[str, Path], overwrite: bool, progress: bool) -> Iterator[None]:
-    """The folder of intermediate results, locked: kept after an interruption, removed at the end.
-
-    It is emptied if it holds those of another prediction, or of code that predicts otherwise.
-    """
-    identity = asdict(plan) | {"batch": None, "version": version_of(plan.image.path), "code": digest(MEANING)}
-    folder, text = Path(plan.folder), json.dumps(identity, sort_keys=True, default=str)
-    try:
-        with claimed(folder):
-            _check_outputs(outputs, [], overwrite)  # another process may have written them in the meantime
-            if progress:
-                size = scratch_bytes(plan) / 1e6
-                tqdm.write(f"intermediate results take up to {size:,.0f} MB in {folder}", file=sys.stderr)
-            path = folder / "plan.json"
-            if not path.exists() or path.read_text(encoding="utf-8") != text:
-                for old in folder.iterdir():
-                    shutil.rmtree(old) if old.is_dir() else old.unlink()
-                with replacing(path) as temporary:
-                    temporary.write_text(text, encoding="utf-8")
-            try:
-                yield
-            except KeyboardInterrupt as interruption:
-                message = f"the intermediate results are kept in {folder}; remove it if you do not go on"
-                raise KeyboardInterrupt(message) from interruption
-            shutil.rmtree(folder, ignore_errors=True)
-    except OSError as error:
-        raise cannot_write(folder, error) from error
-
-
 @dataclass(frozen=True)
 class _Mosaic:
     """All tiles blended into one surface, in the units of the network.
@@ -345,15 +268,15 @@ class _Mosaic:
 
 def _make_mosaic(plan: Plan, weights: Weights, client: Any, progress: bool) -> _Mosaic:
     """Predict all tiles, find their levels, and blend them."""
-    strips = _stage("strip", predict_strip, plan, range(len(plan.rows)), client, progress)
-    joints = _stage("joint", measure_joint, plan, range(len(plan.rows) - 1), client, progress)
+    strips = run_stage("strip", predict_strip, plan, range(len(plan.rows)), client, progress)
+    joints = run_stage("joint", measure_joint, plan, range(len(plan.rows) - 1), client, progress)
     levels, groups = find_levels(plan, strips, joints, weights)
     store = Path(plan.folder) / "mosaic.zarr"
     scratch = cog.scratch(store, plan.image.grid, ROWS)
     if groups.max() > 0:
         chunks = scratch["elevation"].chunks
         scratch.require_array("group", shape=plan.image.grid.shape, chunks=chunks, dtype="uint32", fill_value=0)
-    blocks = _stage(
+    blocks = run_stage(
         "block", blend_block, plan, range(plan.blocks), client, progress, levels, groups,
         after=lambda first: remove_strips(plan, first),
     )
@@ -361,34 +284,6 @@ def _make_mosaic(plan: Plan, weights: Weights, client: Any, progress: bool) -> _
     lows = np.min([block["lows"] for block in blocks], axis=0)
     pixels, outside = (sum(block[name] for block in blocks) for name in ("pixels", "outside"))
     return _Mosaic(store, distance, tuple(lows.tolist()), outside / pixels)
-
-
-def _stage(
-    name: str, work: Callable, plan: Plan, numbers: Sequence[int], client: Any, progress: bool, *more: Any,
-    after: Callable[[int], None] = lambda first: None,
-) -> list[dict[str, Any]]:
-    """Compute the pieces that are not done yet, in this process or on a cluster, and return the results of all.
-
-    Args:
-        work: computes one piece of a plan, given its number and ``more``.
-        after: called after each piece with the number of the first one that is not done.
-    """
-    files = [Path(plan.folder) / f"{name}-{number:05d}.json" for number in numbers]
-    missing = [number for number, file in zip(numbers, files) if not file.exists()]
-    if client is None:
-        done = ((number, work(plan, number, *more)) for number in missing)
-    else:
-        from dask.distributed import as_completed
-
-        shared = client.scatter(more, broadcast=True) if more else ()
-        futures = {client.submit(work, plan, number, *shared, pure=False): number for number in missing}
-        done = ((futures[future], future.result()) for future in as_completed(futures))
-    bar = tqdm(done, f"{name}s", len(files), initial=len(files) - len(missing), disable=not progress)
-    for number, result in bar:
-        with replacing(Path(plan.folder) / f"{name}-{number:05d}.json") as temporary:
-            temporary.write_text(json.dumps(result), encoding="utf-8")
-        after(next((number for number, file in zip(numbers, files) if not file.exists()), len(files)))
-    return [json.loads(file.read_text(encoding="utf-8")) for file in files]
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import zarr
 from scipy.ndimage import distance_transform_edt
 
 from sat2dem_core.prediction.anchors import Anchors, Fit
-from sat2dem_core.prediction.pieces import ROWS
+from sat2dem_core.prediction.work import ROWS
 
 BLOCKS = 8  # in the width of a tile: how finely distances are measured
 

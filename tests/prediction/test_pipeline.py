@@ -17,7 +17,7 @@ from rio_cogeo.cogeo import cog_validate
 from sat2dem_core.dataset.scenes import open_scene
 from sat2dem_core.errors import CannotWrite, InvalidConfig, NoTiles, OutputExists, RunBusy, UnsupportedImagery
 from sat2dem_core.paths import data_folder
-from sat2dem_core.prediction import pieces, pipeline
+from sat2dem_core.prediction import pieces, pipeline, work
 from sat2dem_core.prediction.mosaic import starts
 from sat2dem_core.prediction.pipeline import predict
 from sat2dem_core.prediction.weights import DEFAULT, pack
@@ -68,13 +68,14 @@ def test_batch_blocks_and_order_change_nothing(made, bands, whole, monkeypatch):
     assert np.abs(bands(made("b.tif", batch=1).path) - whole).max() < 1e-3
     monkeypatch.setattr(pieces, "ROWS", 32)
     monkeypatch.setattr(pipeline, "ROWS", 32)
+    monkeypatch.setattr(work, "ROWS", 32)
     assert np.abs(bands(made("c.tif").path) - whole).max() < 1e-3
-    stage = pipeline._stage
+    stage = pipeline.run_stage
 
     def backwards(name, work, plan, numbers, *more, after=None):
         return stage(name, work, plan, list(numbers)[::-1], *more)[::-1]
 
-    monkeypatch.setattr(pipeline, "_stage", backwards)
+    monkeypatch.setattr(pipeline, "run_stage", backwards)
     assert np.abs(bands(made("d.tif").path) - whole).max() < 1e-3
 
 
@@ -148,7 +149,7 @@ def test_an_interruption_names_the_folder_and_other_code_does_not_resume(made, t
 def test_intermediate_results_take_less_than_announced(make_scene, tmp_path, tiny_weights, monkeypatch, capsys):
     """Measured after each strip and block, on an image of many tiles."""
     make_scene(600, 500).rgb.rio.to_raster(tmp_path / "large.tif")
-    folder, sizes, replacing = parts(tmp_path / "dem.tif"), [], pipeline.replacing
+    folder, sizes, replacing = parts(tmp_path / "dem.tif"), [], work.replacing
 
     @contextmanager
     def measured(path):
@@ -156,7 +157,7 @@ def test_intermediate_results_take_less_than_announced(make_scene, tmp_path, tin
             yield temporary
         sizes.append(sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()))
 
-    monkeypatch.setattr(pipeline, "replacing", measured)
+    monkeypatch.setattr(work, "replacing", measured)
     predict(tmp_path / "large.tif", tmp_path / "dem.tif", tiny_weights, caution=False)
     announced = re.search(r"take up to ([\d,]+) MB in .*\.dem\.tif\.parts", capsys.readouterr().err)
     assert 0.3 < max(sizes) / (28 * 600 * 500) <= 1 and float(announced[1]) == round(28 * 600 * 500 / 1e6)
