@@ -181,18 +181,23 @@ class CoarseDEM:
         heights: (h, w) meters, NaN where unknown; the last row and column may reach beyond the image.
         cell: side of a cell, px of the image.
         vertical: name of the vertical datum; empty if the file does not say.
+        beyond: number of rows and columns of cells on each side that lie outside of the image.
     """
 
     heights: np.ndarray
     cell: int
     vertical: str
+    beyond: int = 0
 
 
-def read_dem(path: str | os.PathLike, image: Image, band: int | str | None = None) -> CoarseDEM:
+def read_dem(
+    path: str | os.PathLike, image: Image, band: int | str | None = None, beyond: int = 0
+) -> CoarseDEM:
     """Read a DEM onto cells of the image about as large as the DEM's own pixels.
 
     Args:
         band: see :func:`sat2dem_core.rasters.elevation.open_elevation`.
+        beyond: how many cells to read on each side of the image, too.
 
     Raises:
         InvalidAnchors: the file cannot be read, is not a DEM with a CRS, or has no elevation in the image's area.
@@ -211,13 +216,14 @@ def read_dem(path: str | os.PathLike, image: Image, band: int | str | None = Non
             f"tied to it in cells of {smallest} px", stacklevel=4,
         )
         cell = smallest
-    height, width = (-(-length // cell) for length in grid.shape)
-    heights = dem.on(grid.scaled(cell, height, width), Resampling.bilinear)
+    height, width = (-(-length // cell) + 2 * beyond for length in grid.shape)
+    around = grid.window(-beyond * cell, -beyond * cell, height * cell, width * cell)
+    heights = dem.on(around.scaled(cell, height, width), Resampling.bilinear)
     try:
         dem.check()
     except NoElevation as error:
         raise InvalidAnchors(str(error)) from error
-    return CoarseDEM(heights.astype(np.float64), cell, dem.vertical)
+    return CoarseDEM(heights.astype(np.float64), cell, dem.vertical, beyond)
 
 
 def _check_heights(heights: np.ndarray, source: object) -> None:

@@ -56,6 +56,66 @@ class Interval:
 
 
 @dataclass(frozen=True)
+class SlopeInterval:
+    """A prediction interval whose width depends on the slope of a coarse DEM, for a DEM that was refined.
+
+    It reaches a share of the DEM's local unit of height above and below each height.
+
+    Attributes:
+        cells: sides of cells that it was calibrated for, px, rising.
+        edges: of the classes of slope between them, rise over run, rising.
+        shares: one row for each of ``cells`` with the share for each class, one more than there are edges.
+        share: nominal coverage.
+    """
+
+    cells: tuple[float, ...]
+    edges: tuple[float, ...]
+    shares: tuple[tuple[float, ...], ...]
+    share: float = SHARE
+
+    @classmethod
+    def calibrate(
+        cls, errors: dict[float, tuple[np.ndarray, np.ndarray]], edges: tuple[float, ...], share: float = SHARE
+    ) -> "SlopeInterval":
+        """Choose the widths on pixels of regions that were not trained on.
+
+        Args:
+            errors: by the side of cells, px: absolute errors in units of height, (N,), and the slopes there, (N,). A
+                class that no pixel is in takes the share of the class below.
+            edges: see the class.
+            share: nominal coverage.
+
+        Raises:
+            NoTiles: there is no pixel to calibrate on.
+        """
+        rows = []
+        for cell, (error, slope) in sorted(errors.items()):
+            if not len(error):
+                raise NoTiles(f"there is no pixel with known truth to calibrate cells of {cell:g} px on: give more")
+            number = np.digitize(slope, edges)
+            row: list[float] = []
+            for index in range(len(edges) + 1):
+                scores = np.sort(error[number == index])
+                rank = min(math.ceil((len(scores) + 1) * share), len(scores))
+                row.append(float(scores[rank - 1]) if len(scores) else (row or [float(np.quantile(error, share))])[-1])
+            rows.append(tuple(row))
+        return cls(tuple(map(float, sorted(errors))), tuple(edges), tuple(rows), share)
+
+    def half_width(self, unit: np.ndarray, cell: float, gsd: float) -> np.ndarray:
+        """Half the width of the interval, meters, of the shape of ``unit``.
+
+        Args:
+            unit: of height, meters; see :func:`sat2dem_core.models.refiner.look`.
+            cell: side of a cell, px; between those of ``cells`` the share is interpolated.
+            gsd: ground sampling distance, meters.
+        """
+        at = np.log([min(max(cell, self.cells[0]), self.cells[-1])])
+        known = np.log(self.cells)
+        shares = np.array([np.interp(at, known, column)[0] for column in zip(*self.shares)])
+        return unit * shares[np.digitize(unit / (cell * gsd), self.edges)]
+
+
+@dataclass(frozen=True)
 class Domain:
     """The training distribution of images: mean and inverse covariance of :func:`features`.
 

@@ -17,7 +17,8 @@ LEAST = 20.0  # meters: no smaller deviation is called a blunder
 ENOUGH = 8  # anchors that can outvote a wrong one
 MANY = 0.1  # share of anchors beyond which they are refused as a whole
 NEIGHBORS = 8
-WINDOW = 5  # cells
+WINDOW, REGION = 5, 15  # cells: around one, and nearby
+STEEP = 1.0  # rise over run between the centers of cells
 COARSER = 4  # cells that become one at each step, so that voids larger than a window are found, too
 FOOT = 0.3048
 
@@ -44,6 +45,32 @@ def deviations_on_grid(difference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         step, level = step * COARSER, _coarser(level)
     unknown = np.isnan(difference)
     return np.where(unknown, np.nan, deviation), np.where(unknown, np.nan, scaled)
+
+
+def wrong_cells(cells: np.ndarray, side: float, source: object) -> np.ndarray:
+    """The cells of a coarse DEM that no terrain explains, (h, w) bool; warns of them.
+
+    A cell is wrong if it lies farther from the median of the cells around it than a slope of ``STEEP`` explains, and
+    ``FAR`` times as far as cells nearby usually do. benchmarks/outliers.py counts how many true cells that refuses.
+
+    Args:
+        cells: (h, w) meters, NaN for voids.
+        side: of a cell, meters.
+    """
+    if np.isnan(cells).all():
+        return np.zeros(cells.shape, bool)
+    filled = _filled(cells)
+    deviation = cells - median_filter(filled, WINDOW, mode="reflect")
+    usual = NORMAL_SD * median_filter(_filled(np.abs(deviation)), REGION, mode="reflect")
+    wrong = (np.abs(deviation) > STEEP * side) & (np.abs(deviation) > FAR * np.maximum(usual, 1.0))
+    if wrong.any():
+        worst = np.flatnonzero(wrong)[np.argsort(-np.abs(deviation[wrong]))][:3]
+        examples = ", ".join(f"{cells.flat[i]:.0f} m among {(cells - deviation).flat[i]:.0f} m" for i in worst)
+        warnings.warn(
+            f"{source}: {int(wrong.sum()):,} of {cells.size:,} cells disagree with their neighbors and count as voids "
+            f"({examples})", stacklevel=3,
+        )
+    return wrong
 
 
 def deviations_of_points(residual: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -34,6 +34,7 @@ from sat2dem_core.rasters.download import fetch
 from sat2dem_core.training.checkpoints import Model, check_data, load_checkpoint, load_model, training_data
 
 DEFAULT = "relief"
+REFINER = "refiner"  # the kind of weights that refine a DEM; see sat2dem_core.prediction.refiner_weights
 PICKLES = (".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".bin")
 
 
@@ -83,10 +84,7 @@ def save_weights(
         "interval": asdict(interval), "card": card,
         "domain": {"mean": domain.mean.tolist(), "precision": domain.precision.tolist(), "limit": domain.limit},
     }
-    tensors = {name: tensor.detach().cpu().half().contiguous() for name, tensor in model.generator.state_dict().items()}
-    content = save(tensors, {"sat2dem": json.dumps(meta)})
-    with replacing(Path(path)) as temporary:
-        temporary.write_bytes(content)
+    write_tensors(Path(path), model.generator, meta)
     return Path(path)
 
 
@@ -108,12 +106,18 @@ def load_weights(source: str | os.PathLike = DEFAULT) -> Weights:
         DamagedCheckpoint: the file is cut short, or not written by :func:`save_weights`.
         Unreachable, DamagedDownload: see :func:`sat2dem_core.rasters.download.fetch`.
     """
+    path = find_weights(source)
+    return _read(pack(path) if path.is_dir() else path)
+
+
+def find_weights(source: str | os.PathLike) -> Path:
+    """The file of weights, or the folder of a run, by name, path or address; see :func:`load_weights`."""
     text = str(source)
     if urlparse(text).scheme in ("http", "https"):
-        return _read(_download(text))
+        return _download(text)
     path = shipped().get(text) or Path(source)
     if path.is_dir():
-        return _read(pack(path))
+        return path
     if not path.is_file():
         names = ", ".join(shipped())
         raise UnknownName(f"unknown weights {text!r}: no such file or run; choose one of {names}, or give a path")
@@ -122,7 +126,7 @@ def load_weights(source: str | os.PathLike = DEFAULT) -> Weights:
             f"{path} is a pickle, and opening one can run any code that is in it: give weights as safetensors, or the "
             "folder of a run of this project"
         )
-    return _read(pack(path.parent) if path.suffix == ".json" else path)
+    return path.parent if path.suffix == ".json" else path
 
 
 def _download(address: str) -> Path:
@@ -143,25 +147,59 @@ def _is_pickle(path: Path) -> bool:
 
 def _read(path: Path) -> Weights:
     """Read a file of :func:`save_weights`."""
+    meta, tensors, sha256 = read_tensors(path)
+    if meta.get("kind") == REFINER:
+        raise UnknownName(
+            f"{path} refines a DEM, and there is none: give it with --anchors, or choose weights that predict from an "
+            f"image alone, such as {DEFAULT}"
+        )
+    try:
+        config, normalization = Config(**meta["config"]), Normalization(**meta["normalization"])
+        interval, domain = Interval(**meta["interval"]), _domain(meta["domain"])
+        gsd = float(meta["gsd"][0]), float(meta["gsd"][1])
+        hurst, card = meta["hurst"], meta["card"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise _foreign(path, error) from error
+    model = Model(_generator(config, tensors, path), normalization, config)
+    return Weights(model, gsd, hurst, domain, interval, card, sha256)
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor], str]:
+    """What a file of weights says of itself, its tensors as float32, and its SHA-256.
+
+    Raises:
+        DamagedCheckpoint: the file is cut short, or none of this project.
+    """
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     try:
         with safe_open(path, "pt") as file:
             meta = json.loads((file.metadata() or {})["sat2dem"])
             tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118, not a dictionary
-        config, normalization = Config(**meta["config"]), Normalization(**meta["normalization"])
-        interval, domain = Interval(**meta["interval"]), _domain(meta["domain"])
-        gsd = float(meta["gsd"][0]), float(meta["gsd"][1])
-        hurst, card = meta["hurst"], meta["card"]
     except SafetensorError as error:
         raise DamagedCheckpoint(
             f"{path} is not a complete safetensors file ({error}): download or pack it again"
         ) from error
     except (KeyError, TypeError, ValueError) as error:
-        raise DamagedCheckpoint(
-            f"{path} does not hold weights of this project ({error!r}): pack a run's folder, or download other weights"
-        ) from error
-    model = Model(_generator(config, tensors, path), normalization, config)
-    return Weights(model, gsd, hurst, domain, interval, card, sha256)
+        raise _foreign(path, error) from error
+    return meta, tensors, sha256
+
+
+def write_tensors(path: Path, network: torch.nn.Module, meta: dict[str, Any]) -> None:
+    """Write a network in half precision, with what :func:`read_tensors` returns of it.
+
+    Raises:
+        CannotWrite: the disk is full or the folder not writable; an existing file is untouched.
+    """
+    tensors = {name: tensor.detach().cpu().half().contiguous() for name, tensor in network.state_dict().items()}
+    content = save(tensors, {"sat2dem": json.dumps(meta)})
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def _foreign(path: Path, error: Exception) -> DamagedCheckpoint:
+    return DamagedCheckpoint(
+        f"{path} does not hold weights of this project ({error!r}): pack a run's folder, or download other weights"
+    )
 
 
 def _domain(meta: dict[str, Any]) -> Domain:

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy.interpolate import BSpline
-from scipy.ndimage import distance_transform_edt, gaussian_filter, map_coordinates, spline_filter
+from scipy.interpolate import BSpline, LinearNDInterpolator
+from scipy.ndimage import (
+    binary_dilation, binary_fill_holes, distance_transform_edt, gaussian_filter, map_coordinates, spline_filter,
+)
 from scipy.sparse import csr_array
 
 from sat2dem_core.errors import NoElevation
@@ -198,13 +200,16 @@ class CellSpline:
         cell: side of a cell, px.
         shape: of the pixels, (H, W); the last cells may reach beyond them.
         rounds: see :func:`mean_keeping_spline`.
+        beyond: number of rows and columns of cells on each side that hold no pixels, and only shape the surface.
 
     Raises:
         NoElevation: no cell is known.
     """
 
-    def __init__(self, cells: np.ndarray, cell: int, shape: tuple[int, int], rounds: int = ROUNDS):
-        self.cell, self.shape = cell, shape
+    def __init__(
+        self, cells: np.ndarray, cell: int, shape: tuple[int, int], rounds: int = ROUNDS, beyond: int = 0
+    ):
+        self.cell, self.shape, self.beyond, self.cells = cell, shape, beyond, cells.shape
         self.coefficients = _coefficients(fill_voids(cells))
         for _ in range(rounds):
             self.coefficients += _coefficients(np.nan_to_num(cells - self.means()))
@@ -215,14 +220,17 @@ class CellSpline:
         return (self._basis(top, bottom, 0) @ self.coefficients) @ columns.T
 
     def means(self) -> np.ndarray:
-        """The mean of the surface over each cell, (h, w)."""
+        """The mean of the surface over each cell, (h, w); NaN for cells without pixels."""
         rows, columns = (
             _averages(side, self.cell) @ self._basis(0, side, axis) for axis, side in enumerate(self.shape)
         )
-        return (rows @ self.coefficients) @ columns.T
+        means = np.full(self.cells, np.nan)
+        down, along = (slice(self.beyond, self.beyond + part.shape[0]) for part in (rows, columns))
+        means[down, along] = (rows @ self.coefficients) @ columns.T
+        return means
 
     def _basis(self, first: int, last: int, axis: int) -> csr_array:
-        positions = (np.arange(first, last) + 0.5) / self.cell - 0.5 + MARGIN
+        positions = (np.arange(first, last) + 0.5) / self.cell - 0.5 + self.beyond + MARGIN
         return _basis(positions, self.coefficients.shape[axis], 3).astype(np.float32)
 
 
@@ -277,6 +285,24 @@ def smooth_on_pixels(cells: np.ndarray, grid: CellGrid) -> np.ndarray:
     A cubic B-spline with the cells as its coefficients: a weighted mean of the 4 x 4 cells around each pixel.
     """
     return grid.at_pixels(cells, prefilter=False)
+
+
+def fill_smoothly(cells: np.ndarray, reach: int = 5) -> np.ndarray:
+    """Cells (h, w) with voids filled from the cells around them; farther from all known cells, NaN stays.
+
+    A void that known cells surround is interpolated linearly on triangles between them, as between the points of a
+    survey. At the border of a DEM the nearest cell continues for ``reach`` cells.
+    """
+    void = np.isnan(cells)
+    inner = binary_fill_holes(~void) & void
+    filled = cells.copy()
+    if inner.any():
+        rim = binary_dilation(inner, iterations=2) & ~void  # all that interpolation needs
+        filled[inner] = LinearNDInterpolator(np.argwhere(rim), cells[rim])(np.argwhere(inner))
+    if np.isnan(filled).any() and not void.all():
+        distance, nearest = distance_transform_edt(np.isnan(filled), return_indices=True)
+        filled = np.where(distance <= reach, filled[tuple(nearest)], np.nan)
+    return filled
 
 
 def fill_voids(cells: np.ndarray) -> np.ndarray:

@@ -66,12 +66,22 @@ class Image:
 
     def read(self, row: int, column: int, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
         """A window: (3, height, width) uint8, and its valid pixels, (height, width) bool."""
-        if self.warped:
-            values = self.raster.on(self.grid.window(row, column, height, width))
-            valid = np.isfinite(values).all(0)
-        else:
-            values, valid = self.raster.read(row, column, height, width)
+        values, valid = self._read(row, column, height, width)
         return to_bytes(values, valid, self.stretch), valid
+
+    def read_brightness(self, row: int, column: int, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+        """The same in the file's own unit, or from black to white of the stretch: float32, positive where valid."""
+        values, valid = self._read(row, column, height, width)
+        low, high = self.stretch or (0.0, 1.0)
+        share = (values.astype(np.float32) - low) / (high - low)
+        dark = 1e-3 * float(np.abs(share[:, valid]).mean()) if valid.any() else 1.0  # water and shadow may be negative
+        return np.where(valid, np.maximum(share, max(dark, 1e-9)), 0.0).astype(np.float32), valid
+
+    def _read(self, row: int, column: int, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+        if not self.warped:
+            return self.raster.read(row, column, height, width)
+        values = self.raster.on(self.grid.window(row, column, height, width))
+        return values, np.isfinite(values).all(0)
 
 
 def to_bytes(values: np.ndarray, valid: np.ndarray, stretch: tuple[float, float] | None) -> np.ndarray:
@@ -86,6 +96,7 @@ def to_bytes(values: np.ndarray, valid: np.ndarray, stretch: tuple[float, float]
 def open_image(
     path: str | os.PathLike, finest: float, coarsest: float, *, bands: Sequence[int | str] | None = None,
     stretch: tuple[float, float] | None = None, nodata: float | str | None = "declared", gsd: float | None = None,
+    as_bytes: bool = True,
 ) -> Image:
     """Examine an image, and choose the grid that it is predicted on.
 
@@ -102,6 +113,7 @@ def open_image(
             and None for no nodata value.
         gsd: ground sampling distance to predict at, meters; for an image without a CRS or geotransform, which needs it,
             the size of its pixels.
+        as_bytes: whether it is going to be read as uint8, for which other types need a stretch.
 
     Raises:
         UnreadableRaster: the file does not exist or is no raster.
@@ -122,7 +134,7 @@ def open_image(
         grid = _choose_grid(path, raster.grid, finest, coarsest, gsd)
         place = grid.crs, grid.affine, grid.width, grid.height
         image = Image(raster, grid, square_size(pixel_size(*place)), center(*place), convergence(grid), None)
-    return _look_at(image, nodata == "declared", stretch)
+    return _look_at(image, nodata == "declared", stretch, as_bytes)
 
 
 def _check_place(file: DatasetReader, path: object) -> None:
@@ -289,7 +301,7 @@ def _utm_grid(own: Grid, size: float) -> Grid:
 # Values
 
 
-def _look_at(image: Image, looks_for_fill: bool, stretch: tuple[float, float] | None) -> Image:
+def _look_at(image: Image, looks_for_fill: bool, stretch: tuple[float, float] | None, as_bytes: bool) -> Image:
     """The image with its stretch, and without undeclared fill; warns if the values look wrong."""
     path, (values, valid) = image.path, image.raster.reduced()
     if looks_for_fill and (margin := find_margin(values, valid)):
@@ -300,7 +312,7 @@ def _look_at(image: Image, looks_for_fill: bool, stretch: tuple[float, float] | 
     if not valid.any():
         raise UnsupportedImagery(f"{path} has no valid pixel: give another image, or another nodata value")
     check_stretch(path, stretch)
-    if stretch is None and image.raster.dtype != "uint8":
+    if stretch is None and as_bytes and image.raster.dtype != "uint8":
         stretch = _percentiles(path, values[:, valid])
     red, _, blue = values[:, valid].astype(np.float32)
     if (blue > red).mean() > 0.9:

@@ -6,7 +6,7 @@ reflectance of a surface as a function of its gradient: Horn 1981, doi 10.1109/P
 vary for other reasons, and lower the correlation.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
@@ -64,29 +64,57 @@ def fit_shading(
     Returns:
         The shading; without any brightness or relief, one of strength 0 and r 0.
     """
+    return fit_moments(image, dem, gsd, cell).shading(azimuth)
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Sums over pixels that the regression needs; those of several windows of an image may be added.
+
+    Attributes:
+        count: of the pixels.
+        sums: (3,) of log brightness, and of the terrain's fall to the south and to the east.
+        products: (3, 3) sums of products of these.
+    """
+
+    count: int = 0
+    sums: np.ndarray = field(default_factory=lambda: np.zeros(3))
+    products: np.ndarray = field(default_factory=lambda: np.zeros((3, 3)))
+
+    def __add__(self, other: "Moments") -> "Moments":
+        return Moments(self.count + other.count, self.sums + other.sums, self.products + other.products)
+
+    def shading(self, azimuth: float | None = None) -> Shading:
+        """The regression, for a given azimuth or the one that explains most; without relief, of strength 0 and r 0."""
+        nothing = Shading(azimuth or 0.0, 0.0, 0.0)
+        if self.count < 3:
+            return nothing
+        covariance = self.products - np.outer(self.sums, self.sums) / self.count
+        mix = np.eye(2) if azimuth is None else np.array([towards(azimuth, *np.eye(2))])
+        falls, target = mix @ covariance[1:, 1:] @ mix.T, mix @ covariance[1:, 0]
+        weights = np.linalg.lstsq(falls, target, rcond=1e-9)[0]
+        scale = np.sqrt((weights @ falls @ weights) * covariance[0, 0])
+        if not scale > 0:
+            return nothing
+        r = float(weights @ target / scale)
+        if azimuth is not None:
+            strength = float(weights[0])
+            return Shading(azimuth, strength, float(np.copysign(r, strength)))
+        south, east = weights
+        return Shading(float(np.degrees(np.arctan2(east, -south)) % 360), float(np.hypot(south, east)), r)
+
+
+def fit_moments(image: np.ndarray, dem: np.ndarray, gsd: tuple[float, float], cell: float = 1.0) -> Moments:
+    """The sums over one window; see :func:`fit_shading` for the arguments."""
     brightness = log_brightness(image)
     fine, broad = FINEST * cell, max(BROADEST[0] * cell, BROADEST[1])
     parts = np.stack([brightness, *np.gradient(dem, *gsd)])  # log brightness, rise to the south and to the east
     parts = band(parts, fine, broad)
     parts = parts[:, ~np.isnan(parts).any(0)]  # (3, pixels)
-    nothing = Shading(azimuth or 0.0, 0.0, 0.0)
     if parts.shape[1] < 3:
-        return nothing
-    target = clipped(parts[0])
-    target -= target.mean()
-    fall = -parts[1:] if azimuth is None else towards(azimuth, *-parts[1:])[None]
-    fall -= fall.mean(1, keepdims=True)
-    weights = np.linalg.lstsq(fall @ fall.T, fall @ target, rcond=1e-9)[0]
-    explained = weights @ fall
-    scale = np.sqrt((explained**2).sum() * (target**2).sum())
-    if not scale > 0:
-        return nothing
-    r = float(explained @ target / scale)
-    if azimuth is not None:
-        strength = float(weights[0])
-        return Shading(azimuth, strength, float(np.copysign(r, strength)))
-    south, east = weights
-    return Shading(float(np.degrees(np.arctan2(east, -south)) % 360), float(np.hypot(south, east)), r)
+        return Moments()
+    parts = np.stack([clipped(parts[0]), *-parts[1:]])
+    return Moments(parts.shape[1], parts.sum(1), parts @ parts.T)
 
 
 def towards(azimuth: float, south: np.ndarray, east: np.ndarray) -> np.ndarray:
