@@ -9,6 +9,7 @@ few features.
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -72,6 +73,12 @@ class SlopeInterval:
     edges: tuple[float, ...]
     shares: tuple[tuple[float, ...], ...]
     share: float = SHARE
+
+    @classmethod
+    def read(cls, stored: dict[str, Any]) -> "SlopeInterval":
+        """From JSON, which knows lists alone."""
+        shares = tuple(map(tuple, stored["shares"]))
+        return cls(tuple(stored["cells"]), tuple(stored["edges"]), shares, stored["share"])
 
     @classmethod
     def calibrate(

@@ -277,7 +277,8 @@ class Finish:
         surface = self.dem.surface(top, bottom)
         difference = store["elevation"][top:bottom] - self.means.surface(top, bottom)
         rows = np.stack([surface + difference, store["interval"][top:bottom], difference]).astype(np.float32)
-        at = np.ix_(*(np.arange(first, last) // self.dem.cell + BEYOND for first, last in ((top, bottom), (0, rows.shape[2]))))
+        spans = (np.arange(top, bottom), np.arange(rows.shape[2]))
+        at = np.ix_(*(pixels // self.dem.cell + BEYOND for pixels in spans))
         rows[:, self.beyond[at]] = np.nan
         rows[1, self.void[at]] = np.nan
         return rows

@@ -50,7 +50,7 @@ def save_refiner(
 
 
 def load_refiner(source: str | os.PathLike = REFINING) -> RefinerWeights:
-    """Load refining weights by name, from a file or from a URL, as :func:`sat2dem_core.prediction.weights.load_weights`.
+    """Load refining weights by name, from a file or from a URL.
 
     Raises:
         UnknownName: there are no such weights, or they do not refine a DEM.
@@ -63,7 +63,7 @@ def load_refiner(source: str | os.PathLike = REFINING) -> RefinerWeights:
     try:
         network = Refiner(tuple(meta["widths"]))
         network.load_state_dict(tensors)
-        interval, card = SlopeInterval(**meta["interval"]), meta["card"]
+        interval, card = SlopeInterval.read(meta["interval"]), meta["card"]
         gsd = float(meta["gsd"][0]), float(meta["gsd"][1])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise DamagedCheckpoint(f"{path} does not hold a refiner ({error!r}): download it again") from error
