@@ -16,6 +16,7 @@ import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -171,7 +172,8 @@ def predict(
         else:
             write_files(outputs, Path(plan.folder), plan.image.grid, finish, tags, progress, description=description)
     return Prediction(
-        out, outputs.get("interval"), outputs.get("distance"), outputs.get("item"), tags, fit.table, len(mosaic.lows), mosaic.outside
+        out, outputs.get("interval"), outputs.get("distance"), outputs.get("item"), tags, fit.table, len(mosaic.lows),
+        mosaic.outside,
     )
 
 
@@ -199,7 +201,7 @@ def load_members(sources: Sequence[str | os.PathLike]) -> list[Weights]:
     Raises:
         InvalidConfig: they do not fit together.
     """
-    members = [load_weights(source) for source in sources]
+    members = [_loaded(os.fspath(source), _modified(source)) for source in sources]
     first = members[0]
     for member, source in zip(members[1:], sources[1:]):
         if (member.model.config.tile, member.gsd, member.hurst, member.relative) != (
@@ -210,6 +212,17 @@ def load_members(sources: Sequence[str | os.PathLike]) -> list[Weights]:
                 "ensemble of weights that differ in their seed alone"
             )
     return members
+
+
+@lru_cache(maxsize=8)  # one image after the other is predicted with the same
+def _loaded(source: str, modified: int | None) -> Weights:
+    return load_weights(source)
+
+
+def _modified(source: str | os.PathLike) -> int | None:
+    """When a file or a run's folder was last changed, nanoseconds; None for weights that have a name or an address."""
+    path = Path(source)
+    return path.stat().st_mtime_ns if path.exists() else None
 
 
 def make_plan(
