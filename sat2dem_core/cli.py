@@ -9,7 +9,7 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import Field, asdict, fields
 from datetime import datetime
@@ -23,9 +23,10 @@ from sat2dem_core.errors import InvalidConfig, InvalidRegion, Sat2DEMError, Term
 from sat2dem_core.rasters.atomic import replacing
 
 EPILOG = """\
-exit status: 0 after success; 1 after an error, which one sentence explains; 2 when the command line cannot be read;
-130 after an interruption (Ctrl+C), 143 after SIGTERM (sent by kill, Docker and SLURM); then the same command continues
-where it stopped. After SIGTERM, train first saves the run after the present step; a second SIGTERM ends it at once.
+exit status: 0 after success; 1 after an error, which one sentence explains; 2 when the command line cannot be read, or
+when images of a list failed; 130 after an interruption (Ctrl+C), 143 after SIGTERM (sent by kill, Docker and SLURM);
+then the same command continues where it stopped. After SIGTERM, train first saves the run after the present step; a
+second SIGTERM ends it at once.
 """
 SENSORS = tuple(product for product in SOURCES if product != "glo-30")
 BENCHMARKS = ("refinement", "methods")  # tables
@@ -42,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     top.add_argument("--version", action="version", version=f"sat2dem {__version__}")
-    verbs = top.add_subparsers(dest="verb", required=True, metavar="{data,train,info,predict,evaluate,study,benchmark}")
+    verbs = top.add_subparsers(dest="verb", required=True)
     data = verbs.add_parser("data", help="build, download, check or convert data sets; list or remove cached runs")
     whats = "{build,iberia,scenes,zion,check,export,import,cache}"
     _add_data(data.add_subparsers(dest="what", required=True, metavar=whats))
@@ -52,6 +53,7 @@ def parser() -> argparse.ArgumentParser:
     _add_evaluate(verbs.add_parser("evaluate", help="score a run on its held-out tiles, or one DEM against another"))
     _add_study(verbs.add_parser("study", help="train and score every run of a study, and write its table"))
     _add_benchmark(verbs.add_parser("benchmark", help="score methods on regions that they were not trained on"))
+    verbs.metavar = _one_of(verbs.choices)
     return top
 
 
@@ -99,11 +101,11 @@ def _add_predict(predict: argparse.ArgumentParser) -> None:
         "Predict the elevation of an image: a DEM of one band, in meters. After an interruption, the same command "
         "continues where it stopped."
     )
-    _add_image(predict)
+    _add_image(predict, lists=True)
     predict.add_argument(
         "out", metavar="OUT",
         help="the DEM to write: a Cloud-Optimized GeoTIFF (.tif), or a Zarr store (.zarr), which also holds the "
-        "interval and the distance",
+        "interval and the distance; with --images, a folder",
     )
     predict.add_argument(
         "--interval", metavar="FILE", help="GeoTIFF for half the width of a 90 %% prediction interval, in meters"
@@ -115,6 +117,7 @@ def _add_predict(predict: argparse.ArgumentParser) -> None:
     predict.add_argument(
         "--style", action="store_true", help="also write a style (.qml) with which QGIS draws the DEM in colors"
     )
+    _add_stac(predict)
     _add_image_options(predict)
     predict.add_argument(
         "--anchors", metavar="DEM|CSV|POINTS|LON,LAT,HEIGHT",
@@ -155,12 +158,28 @@ def _add_info(info: argparse.ArgumentParser) -> None:
     info.add_argument("--json", action="store_true", help="print JSON")
 
 
-def _add_image(verb: argparse.ArgumentParser) -> None:
-    """What to read: a raster, or a STAC item in its place, for which :func:`_whole` adds an empty IMAGE."""
-    verb.add_argument("image", metavar="IMAGE", help="any raster that GDAL reads; left out with --item")
-    verb.add_argument(
+def _add_image(verb: argparse.ArgumentParser, lists: bool = False) -> None:
+    """What to read: a raster, or in its place a STAC item or a list, for which :func:`_whole` adds an empty IMAGE."""
+    instead = "--item or --images" if lists else "--item"
+    verb.add_argument("image", metavar="IMAGE", help=f"any raster that GDAL reads; left out with {instead}")
+    group = verb.add_mutually_exclusive_group()
+    group.add_argument(
         "--item", metavar="URL|FILE",
         help="a STAC item in place of IMAGE: its red, green and blue, its date and its sun",
+    )
+    if lists:
+        group.add_argument(
+            "--images", metavar="LIST|-",
+            help="a file of images in place of IMAGE, one path or address a line; - reads them from standard input. "
+            "OUT is then a folder, and so is what other options name as a file to write; an image that fails does not "
+            "stop the rest",
+        )
+
+
+def _add_stac(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--stac", action="store_true",
+        help="also write a STAC item (.json) that describes the DEM and the files next to it",
     )
 
 
@@ -348,7 +367,7 @@ def main(arguments: list[str] | None = None) -> int:
     args = parser().parse_args(_whole(sys.argv[1:] if arguments is None else arguments))
     try:
         with _tidy_warnings():
-            RUN[args.verb](args)
+            status = RUN[args.verb](args)
     except Sat2DEMError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -360,14 +379,15 @@ def main(arguments: list[str] | None = None) -> int:
         if not int(os.environ.get("RANK", 0)):  # the first of several processes reports
             print(f"terminated: {termination}; the same command continues there", file=sys.stderr)
         return termination.status
-    return 0
+    return status or 0
 
 
 def _whole(arguments: list[str]) -> list[str]:
     """The arguments in a form that argparse understands.
 
     ``--anchors -105,40,2532`` becomes one argument, since argparse takes what begins with - for an option. Where an
-    item takes the place of IMAGE, IMAGE is empty: argparse cannot leave out a first argument that others follow.
+    item or a list takes the place of IMAGE, IMAGE is empty: argparse cannot leave out a first argument that others
+    follow.
     """
     joined: list[str] = []
     for argument in arguments:
@@ -375,7 +395,7 @@ def _whole(arguments: list[str]) -> list[str]:
             joined[-1] += f"={argument}"
         else:
             joined.append(argument)
-    in_place = any(re.match(r"--it\w*(=|$)", argument) for argument in joined)
+    in_place = any(re.match(r"--(item|images)(=|$)", argument) for argument in joined)
     return [joined[0], "", *joined[1:]] if in_place else joined
 
 
@@ -525,24 +545,52 @@ def _train(args: argparse.Namespace) -> None:
     print(f"{run.folder}: validation MAE {best.validation_mae:.1f} m at step {best.step:.0f}")
 
 
-def _predict(args: argparse.Namespace) -> None:
+def _predict(args: argparse.Namespace) -> int | None:
     from sat2dem_core.prediction.pipeline import predict
 
-    result = predict(
-        _image(args), args.out, **_image_options(args), anchors=args.anchors, anchor_band=args.anchor_band,
-        surface=args.surface, vertical_datum=args.vertical_datum, interval=args.interval, domain=args.domain,
-        style=args.style, overlap=args.overlap, batch=args.batch, caution=not args.no_caution,
-        overwrite=args.overwrite, client=_client(args.scheduler),
-    )
+    settings: dict[str, Any] = _image_options(args) | {
+        "anchors": args.anchors, "anchor_band": args.anchor_band, "surface": args.surface,
+        "vertical_datum": args.vertical_datum, "style": args.style, "stac": args.stac, "overlap": args.overlap,
+        "batch": args.batch, "caution": not args.no_caution, "overwrite": args.overwrite,
+        "client": _client(args.scheduler),
+    }
+    if args.images is None:
+        _print_prediction(predict(_image(args), args.out, interval=args.interval, domain=args.domain, **settings))
+        return None
+
+    def make(image: str, out: Path) -> Any:
+        interval, domain = (folder and Path(folder, out.name) for folder in (args.interval, args.domain))
+        return predict(image, out, interval=interval, domain=domain, **settings)
+
+    return _each(args, make, _print_prediction)
+
+
+def _print_prediction(result: Any) -> None:
     tags = result.tags
     gsd = tags["GROUND_SAMPLING_DISTANCE"]
     heights = f"heights {tags['HEIGHTS']}" if " " in tags["HEIGHTS"] else f"{tags['HEIGHTS']} heights"
-    print(f"{result.path}: {heights} at {gsd}, {result.outside:.0%} out of domain")
+    print(f"{result.path}: {heights} at {gsd}, {result.outside:.0%} out of domain", flush=True)
     if result.anchors is not None:
         print(
             f"{tags['ANCHORS']} anchors, surface {tags['ANCHOR_SURFACE']}: RMSE {tags['ANCHOR_RMSE']}, largest "
-            f"{tags['ANCHOR_LARGEST']}"
+            f"{tags['ANCHOR_LARGEST']}", flush=True
         )
+
+
+def _each(args: argparse.Namespace, make: Callable[[str, Path], Any], report: Callable[[Any], None]) -> int:
+    """Make a DEM of each image of a list; the exit status: 0, or 2 if some failed."""
+    from sat2dem_core.prediction.image_lists import each_image, listed
+
+    done, failed = 0, 0
+    for outcome in each_image(listed(args.images), args.out, make):
+        if outcome.failure is None:
+            report(outcome.result)
+            done += 1
+        else:
+            print(f"error: {outcome.failure}", file=sys.stderr)
+            failed += 1
+    print(f"{args.out}: {done} of {done + failed} images done, {failed} failed", file=sys.stderr)
+    return 2 if failed else 0
 
 
 def _image(args: argparse.Namespace) -> Any:
