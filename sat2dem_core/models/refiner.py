@@ -53,7 +53,7 @@ class Refiner(nn.Module):
         self.up = nn.ModuleList(_Residual(2 * fine, fine) for fine, _ in pairs)
         self.norm = _Norm(widths[0])
         self.head = nn.Conv2d(widths[0], 8, 3, padding=1)
-        nn.init.zeros_(self.head.weight)  # before training, a share of linear shape from shading is added
+        nn.init.normal_(self.head.weight, std=0.01)  # before training, a share of linear shape from shading is added
         nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
 
     def forward(self, seen: Tensor) -> Tensor:
@@ -159,8 +159,7 @@ class _Residual(nn.Module):
         self.first = nn.Conv2d(channels_in, channels_out, 3, padding=1)
         self.second = nn.Conv2d(channels_out, channels_out, 3, padding=1)
         self.skip = nn.Conv2d(channels_in, channels_out, 1) if channels_in != channels_out else nn.Identity()
-        nn.init.zeros_(self.second.weight)  # so that training starts from a shallow network
-        nn.init.zeros_(self.second.bias)  # type: ignore[arg-type]
+        self.second.weight.data.mul_(0.5)  # so that training starts near a shallow network
 
     def forward(self, x: Tensor) -> Tensor:
         return self.skip(x) + self.second(F.silu(self.first(self.norm(x))))
