@@ -14,6 +14,7 @@ arXiv 2201.03545). The first level works on squares of 2 x 2 px (Shi et al. 2016
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -31,7 +32,8 @@ CLIP = 3.0  # standard deviations of brightness: snow, clouds and shadows count 
 WAVELENGTH = 20.0  # px, at which albedo disturbs shading as much as its correlation says; finer, it disturbs more
 WITHIN, RESOLVED, REACH = 0.3, 0.35, 1.5  # cells: standard deviations of Gaussians; see look
 VISIBLE = (0.3, 0.5, 0.7, 0.9)  # correlations for which brightness is integrated
-MARGIN = 32  # px of zeros around a window, since Fourier transforms are periodic
+EDGE = 32  # px of zeros around a window, since Fourier transforms are periodic
+CORE, MARGIN = 768, 96  # px: side of the windows that make up an image, and what they see beyond
 MULTIPLE = 16  # px: sides of windows are multiples of it
 
 
@@ -71,39 +73,60 @@ class Refiner(nn.Module):
         return torch.sigmoid(trust) * seen[:, -1] / SHADING + SCALE * added
 
 
-    @torch.no_grad()
     def relief(
         self, image: np.ndarray, surface: np.ndarray, cell: float, gsd: float, azimuth: float
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The relief of a window, the mean over the window and its mirror image about the diagonal.
+        """The relief of an image, in windows of ``CORE`` px, the mean over each window and its mirror image.
 
         Args:
             image: (3, H, W) of any unit, 0 in all bands for nodata.
             surface: (H, W) meters, the mean-keeping spline through the cells of the coarse DEM.
             cell: side of a cell, px.
             gsd: ground sampling distance, meters.
-            azimuth: of the sun, degrees clockwise from the top of the window.
+            azimuth: of the sun, degrees clockwise from the top of the image.
 
         Returns:
             (H, W) float32 meters, to be added to the surface, and its unit, (H, W) meters.
         """
+        result = np.zeros((2, *surface.shape), np.float32)
+        for inner, outer, place in windows(*surface.shape):
+            parts = self.window(image[:, *outer], surface[outer], cell, gsd, azimuth)
+            result[:, *inner] = parts[:, *place]
+        return result[0], result[1]
+
+    @torch.no_grad()
+    def window(
+        self, image: np.ndarray, surface: np.ndarray, cell: float, gsd: float, azimuth: float
+    ) -> np.ndarray:
+        """Relief and unit of a window, (2, H, W); see :meth:`relief`."""
         device = next(self.parameters()).device
-        height, width = surface.shape
-        total, unit = np.zeros((height, width), np.float32), np.zeros(0)
+        total = np.zeros((2, *surface.shape), np.float32)
         for mirror in mirrors(azimuth):
-            seen = [mirror.turn(part.astype(np.float32)) for part in (image, surface)]
-            rows, columns = (-side % MULTIPLE for side in seen[1].shape)
-            image_part = torch.from_numpy(np.pad(seen[0], ((0, 0), (0, rows), (0, columns))))  # nodata
-            surface_part = torch.from_numpy(np.pad(seen[1], ((0, rows), (0, columns)), mode="edge"))
+            pixels, heights = (mirror.turn(part.astype(np.float32)) for part in (image, surface))
+            rows, columns = (-side % MULTIPLE for side in heights.shape)
+            pixels = np.pad(pixels, ((0, 0), (0, rows), (0, columns)))  # nodata
+            heights = np.pad(heights, ((0, rows), (0, columns)), mode="edge")
             numbers = torch.tensor([[cell], [gsd], [mirror.azimuth]], dtype=torch.float32, device=device)
-            channels, units = look(image_part[None].to(device), surface_part[None].to(device), *numbers)
-            meters = (self(channels) * units[:, 0])[0].cpu().numpy()
-            added, unit = (
-                mirror.back(part[: part.shape[0] - rows, : part.shape[1] - columns])
-                for part in (meters, units[0, 0].cpu().numpy())
+            seen, unit = look(*(torch.from_numpy(part)[None].to(device) for part in (pixels, heights)), *numbers)
+            both = torch.cat([self(seen) * unit[:, 0], unit[:, 0]]).cpu().numpy()
+            total += mirror.back(both[:, : both.shape[1] - rows, : both.shape[2] - columns]) / 2
+        return total
+
+
+def windows(height: int, width: int) -> Iterator[tuple[tuple[slice, slice], ...]]:
+    """Windows that make up an image: the pixels that each determines, those it sees, and the former among the latter.
+
+    Windows see ``MARGIN`` px beyond, as far as the image goes, and begin at multiples of ``CORE``.
+    """
+    for top in range(0, height, CORE):
+        for left in range(0, width, CORE):
+            inner = slice(top, min(top + CORE, height)), slice(left, min(left + CORE, width))
+            outer = tuple(
+                slice(max(0, part.start - MARGIN), min(side, part.stop + MARGIN))
+                for part, side in zip(inner, (height, width))
             )
-            total += added / 2
-        return total, unit
+            place = tuple(slice(a.start - b.start, a.stop - b.start) for a, b in zip(inner, outer))
+            yield inner, outer, place  # type: ignore[misc]
 
 
 @dataclass(frozen=True)
@@ -247,18 +270,18 @@ class _Waves:
     """
 
     def __init__(self, window: Tensor, gsd: Tensor):
-        self.sides = tuple(side + 2 * MARGIN for side in window.shape[2:])
+        self.sides = tuple(side + 2 * EDGE for side in window.shape[2:])
         down = torch.fft.fftfreq(self.sides[0], device=window.device)[:, None]
         along = torch.fft.rfftfreq(self.sides[1], device=window.device)[None]
         self.frequency = torch.hypot(down, along)
         self.south, self.east = 2 * math.pi * down / gsd, 2 * math.pi * along / gsd
 
     def of(self, values: Tensor) -> Tensor:
-        return torch.fft.rfft2(F.pad(values, (MARGIN,) * 4))
+        return torch.fft.rfft2(F.pad(values, (EDGE,) * 4))
 
     def back(self, spectrum: Tensor) -> Tensor:
         whole = torch.fft.irfft2(spectrum, self.sides)
-        return whole[..., MARGIN : self.sides[0] - MARGIN, MARGIN : self.sides[1] - MARGIN]
+        return whole[..., EDGE : self.sides[0] - EDGE, EDGE : self.sides[1] - EDGE]
 
     def gaussian(self, sigma: Tensor) -> Tensor:
         """The response of a Gaussian mean with a standard deviation of ``sigma`` px, (B, 1, 1, 1)."""

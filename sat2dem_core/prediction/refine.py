@@ -24,6 +24,7 @@ import zarr
 
 from sat2dem_core.digest import digest
 from sat2dem_core.errors import InvalidAnchors, InvalidConfig
+from sat2dem_core.models.refiner import CORE, windows
 from sat2dem_core.prediction.anchor_sources import CoarseDEM, read_dem
 from sat2dem_core.prediction.items import files_of, name_of
 from sat2dem_core.prediction.outliers import wrong_cells
@@ -38,8 +39,6 @@ from sat2dem_core.rasters.reader import version_of
 from sat2dem_core.rasters.solar import Sun, find_sun
 from sat2dem_core.rasters.sun import Moments, fit_moments
 
-CORE = 768  # px: side of the windows that make up the result, a multiple of ``ROWS``
-MARGIN = 96  # px that a window sees beyond
 BEYOND = 4  # cells of the DEM around the image, so that the surface does not end level at its border
 ROUNDS = 8  # of the splines, which then miss the cells' means by centimeters
 # The modules that decide what a refinement is: one that was interrupted goes on only with the same.
@@ -217,26 +216,22 @@ def _spline(folder: str, cell: int, shape: tuple[int, int], sha256: str) -> Cell
 
 
 def refine_band(plan: Plan, number: int) -> dict[str, Any]:
-    """Predict the relief of ``CORE`` rows, its interval, and the share of the image there that is valid."""
-    height, width = plan.image.grid.shape
-    top, bottom = number * CORE, min((number + 1) * CORE, height)
+    """Predict the relief of ``CORE`` rows and its interval; returns how many pixels of the image are valid there."""
     weights = _network(*plan.weights)
     spline = _spline(plan.folder, plan.cell, plan.image.grid.shape, plan.cells)
     store = zarr.open_group(Path(plan.folder) / "relief.zarr", mode="r+")
     known = 0
-    for left in range(0, width, CORE):
-        right = min(left + CORE, width)
-        upper, lower = max(0, top - MARGIN), min(height, bottom + MARGIN)
-        first, last = max(0, left - MARGIN), min(width, right + MARGIN)
-        pixels, valid = plan.image.read_brightness(upper, first, lower - upper, last - first)
-        surface = spline.surface(upper, lower, first, last)
-        relief, unit = weights.network.relief(pixels, surface, plan.cell, plan.image.gsd, plan.azimuth)
-        relief = np.where(valid, relief, 0.0)
-        inner = (slice(top - upper, bottom - upper), slice(left - first, right - first))
-        store["elevation"][top:bottom, left:right] = relief[inner]
-        half = weights.interval.half_width(unit, plan.cell, plan.image.gsd)
-        store["interval"][top:bottom, left:right] = half[inner]
-        known += int(valid[inner].sum())
+    for inner, (rows, columns), place in windows(*plan.image.grid.shape):
+        if inner[0].start != number * CORE:
+            continue
+        pixels, valid = plan.image.read_brightness(
+            rows.start, columns.start, rows.stop - rows.start, columns.stop - columns.start
+        )
+        surface = spline.surface(rows.start, rows.stop, columns.start, columns.stop)
+        relief, unit = weights.network.window(pixels, surface, plan.cell, plan.image.gsd, plan.azimuth)
+        store["elevation"][inner] = np.where(valid, relief, 0.0)[place]
+        store["interval"][inner] = weights.interval.half_width(unit, plan.cell, plan.image.gsd)[place]
+        known += int(valid[place].sum())
     return {"known": known}
 
 

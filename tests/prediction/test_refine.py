@@ -9,6 +9,7 @@ from affine import Affine
 from scipy.ndimage import gaussian_filter
 
 from sat2dem_core.errors import InvalidAnchors, InvalidConfig, OutputExists, UnknownName
+from sat2dem_core.models import refiner
 from sat2dem_core.models.refiner import Refiner
 from sat2dem_core.prediction import refine as module
 from sat2dem_core.prediction.confidence import SlopeInterval
@@ -104,7 +105,8 @@ def test_the_result_is_closer_to_the_truth_and_keeps_the_cells(made, terrain, co
 
 def test_windows_leave_no_seams_and_order_changes_nothing(made, monkeypatch):
     whole = read(made().path)
-    monkeypatch.setattr(module, "CORE", 64)
+    for each in (module, refiner):
+        monkeypatch.setattr(each, "CORE", 64)
     parts = read(made(out="parts.tif").path)
     assert np.abs(parts - whole).max() < 0.05 * np.abs(np.diff(whole)).mean() * K
 
@@ -193,7 +195,8 @@ def test_a_store_holds_all_three(made, terrain):
 
 def test_an_interrupted_refinement_goes_on(made, monkeypatch, tmp_path):
     whole = read(made().path)
-    monkeypatch.setattr(module, "CORE", 128)
+    for each in (module, refiner):
+        monkeypatch.setattr(each, "CORE", 128)
     done, band = [], module.refine_band
 
     def interrupted(plan, number):
