@@ -42,9 +42,9 @@ class Difference(NamedTuple):
     blocks: int
 
     @property
-    def noise(self) -> bool:
-        """Whether the difference is not significant: its interval contains zero."""
-        return self.low <= 0 <= self.high
+    def significant(self) -> bool:
+        """Whether the interval, by default one of 90 %, excludes zero: the one verdict of this project."""
+        return not self.low <= 0 <= self.high
 
 
 def bootstrap_mean(

@@ -9,7 +9,7 @@ import numpy as np
 
 from sat2dem_core.dataset.registry import Site, read_registry
 from sat2dem_core.dataset.scenes import open_scene
-from sat2dem_core.evaluation.refinement import Question
+from sat2dem_core.evaluation.refinement import BORDER, FAIR, Question
 from sat2dem_core.evaluation.shading import is_visible
 from sat2dem_core.models.refiner import Refiner
 from sat2dem_core.paths import cache_folder
@@ -21,7 +21,6 @@ from sat2dem_core.training.refining import Recipe, train_refiner
 
 RECIPE = Recipe()
 FACTORS = (1, 2, 3)  # times the pixels of a scene: a network that saw them all does not depend on the pixel's size
-FAIR = 2.9  # pixels of the elevation's own DEM in a cell, see sat2dem_core.evaluation.refinement
 
 
 def sources(sites: Iterable[Site], size: int, factors: Iterable[int] = FACTORS) -> list[Source]:
@@ -69,14 +68,36 @@ def network_without(fold: int, recipe: Recipe = RECIPE, progress: bool = True) -
     return train_refiner(lessons, recipe, cache_folder() / "runs" / f"refiner-{fold}-{key}", progress=progress)
 
 
-def refined(question: Question, network: Refiner) -> np.ndarray:
-    """What a refiner makes of a question, (H, W) meters; where the sun is unknown, it is estimated or a morning's."""
+def refined(question: Question, network: Refiner) -> tuple[np.ndarray, np.ndarray]:
+    """What a refiner makes of a question, and its unit of height, (H, W) meters each.
+
+    Where the sun is unknown, it is estimated, or a morning's.
+    """
     azimuth = question.azimuth
     if azimuth is None:
         shading = fit_shading(question.image, question.spline, question.gsd, question.k)
         cells = int((~np.isnan(question.cells)).sum())
         azimuth = shading.azimuth if is_visible(shading, cells) else MORNING
-    added, _ = network.relief(
-        question.image, question.spline, question.k, float(np.mean(question.gsd)), azimuth
-    )
-    return question.spline + detail(added.astype(np.float64), question.grid)
+    gsd = float(np.mean(question.gsd))
+    added, unit = network.relief(question.image, question.spline, question.k, gsd, azimuth)
+    return question.spline + detail(added.astype(np.float64), question.grid), unit
+
+
+@lru_cache(maxsize=1)
+def network_on_all(recipe: Recipe = RECIPE, progress: bool = True) -> Refiner:
+    """A refiner trained on all scenes at hand: what ships."""
+    return network_without(0, recipe, progress)  # there is no fold 0
+
+
+def errors_by_slope(question: Question, refined: np.ndarray, unit: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Absolute errors in units of height, and the coarse DEM's slope there (rise over run), of known pixels, (N,) each.
+
+    Args:
+        refined: (H, W) meters.
+        unit: of height, (H, W) meters; see :func:`sat2dem_core.models.refiner.look`.
+    """
+    inner = (slice(BORDER, -BORDER),) * 2
+    error = (np.abs(refined - question.truth) / unit)[inner]
+    slope = (unit / (question.k * float(np.mean(question.gsd))))[inner]
+    known = np.isfinite(error)
+    return error[known].astype(np.float32), slope[known].astype(np.float32)

@@ -107,11 +107,11 @@ class _Runs:
         return float(np.average(self.errors[numbers].mean(0), weights=self.pixels))
 
     def compare(self, numbers: np.ndarray, reference: np.ndarray) -> dict[str, Any]:
-        """The difference of two sets of runs, with its interval, its p-value and whether it is ``noise``."""
+        """The difference of two sets of runs, with its interval, its p-value and whether it is ``significant`` at 90 %."""
         difference = paired_difference(self._by_seed(numbers), self._by_seed(reference), self.pixels, self.blocks)
         return {
             "difference": difference.value, "low": difference.low, "high": difference.high, "p": difference.p,
-            "noise": difference.noise,
+            "significant": difference.significant,
         }
 
     def _by_seed(self, numbers: np.ndarray) -> np.ndarray:
@@ -132,7 +132,7 @@ def against_best(path: str | os.PathLike, question: str = "relief") -> pd.DataFr
     Returns:
         Indexed as :func:`summarize`, the best first: its ``MAE``, its ``difference`` to the best in meters, the 90 %
         interval of that difference (``low``, ``high``), ``p`` (p-value of a block-wise sign-flip permutation test), and
-        ``noise``: whether the difference is not significant at 90 %.
+        ``significant``: whether the difference is, at 90 %.
 
     Raises:
         InvalidConfig: the runs were not scored on the same tiles.
@@ -152,7 +152,7 @@ def effects(path: str | os.PathLike, question: str = "relief") -> pd.DataFrame:
 
     Returns:
         Indexed by ``setting``, its ``value`` and the value that it is compared ``with``, the study's first:
-        ``difference`` of MAE in meters, ``low``, ``high``, ``p`` and ``noise`` as for :func:`against_best`.
+        ``difference`` of MAE in meters, ``low``, ``high``, ``p`` and ``significant`` as for :func:`against_best`.
     """
     runs = _Runs(path, question)
     rows = {}
@@ -198,7 +198,7 @@ def _printed(table: pd.DataFrame, path: str | os.PathLike) -> pd.DataFrame:
     printed["constant, m"] = trained.constant.map("{:.1f}".format)
     printed["relief MAE, m"] = _plus_minus(relief, "MAE", 1)
     if not _complete(table)[["version", "split", "tile", "scene"]].nunique().gt(1).any():  # all share their tiles
-        printed["relief MAE, m"] += np.where(against_best(path).noise.loc[printed.index], "*", "")
+        printed["relief MAE, m"] += np.where(against_best(path).significant.loc[printed.index], "", "*")
     return printed.reset_index()
 
 

@@ -51,7 +51,7 @@ def test_pairs_share_their_blocks_so_a_small_difference_between_unequal_blocks_i
     errors, blocks = errors_by_block(20, sd=50)
     rng = np.random.default_rng(1)
     result = paired_difference(errors + 3 + rng.normal(0, 1, 60), errors, np.ones(60), blocks)
-    assert result.value == pytest.approx(3, abs=0.5) and not result.noise and result.p < 0.01 and result.blocks == 20
+    assert result.value == pytest.approx(3, abs=0.5) and result.significant and result.p < 0.01 and result.blocks == 20
     separate = [bootstrap_mean(own, np.ones(60), blocks) for own in (errors, errors + 3)]
     assert separate[0].high > separate[1].low
 
@@ -79,7 +79,7 @@ def test_difference_of_several_trainings_worked_by_hand():
     assert paired_difference(a / 100, b / 100, np.array([1, 3, 4]), ["x", "y", "z"]).p == result.p
     assert bootstrap_mean(a, np.array([1, 3, 4]), ["x", "y", "z"]).value == pytest.approx(270 / 8)
     swapped = paired_difference(b, a, np.array([1, 3, 4]), ["x", "y", "z"])
-    assert swapped.value == pytest.approx(32 / 8 - 270 / 8) and not swapped.noise
+    assert swapped.value == pytest.approx(32 / 8 - 270 / 8) and swapped.significant
 
 
 def test_no_p_value_is_below_one_in_4001():
@@ -117,15 +117,15 @@ def test_estimate_is_written_with_its_interval():
     assert str(Estimate(12.34, 10.06, 14.0)) == "12.3 (10.1 to 14.0)"
 
 
-@pytest.mark.parametrize(("low", "high", "noise"), [(0, 2, True), (-2, 0, True), (-1, 1, True), (0.1, 1, False)])
-def test_a_difference_is_noise_where_its_interval_holds_zero(low, high, noise):
-    assert Difference(0.5, low, high, 0.5, 9).noise == noise
+@pytest.mark.parametrize(("low", "high", "significant"), [(0, 2, False), (-2, 0, False), (-1, 1, False), (0.1, 1, True)])
+def test_a_difference_is_noise_where_its_interval_holds_zero(low, high, significant):
+    assert Difference(0.5, low, high, 0.5, 9).significant == significant
 
 
 def test_predictor_does_not_differ_from_itself():
     errors, blocks = errors_by_block(6)
     result = paired_difference(errors, errors, np.ones(18), blocks)
-    assert result.value == result.low == result.high == 0 and result.p == 1 and result.noise
+    assert result.value == result.low == result.high == 0 and result.p == 1 and not result.significant
 
 
 def test_p_value_is_small_by_chance_no_more_often_than_it_says():

@@ -54,14 +54,14 @@ def test_spread_over_seeds_is_distinguished_from_that_over_splits():
 def test_effects_show_which_differences_are_significant(study):
     result = effects(study)
     worse = result.loc[("method", "pix2pix", "unet")]
-    assert worse.difference == pytest.approx(10, abs=0.5) and worse.low > 9 and not worse.noise
-    assert result.loc[("normalization", "global", "shift"), "noise"]
+    assert worse.difference == pytest.approx(10, abs=0.5) and worse.low > 9 and worse.significant
+    assert not result.loc[("normalization", "global", "shift"), "significant"]
 
 
 def test_best_comes_first_and_settings_that_do_not_differ_from_it_are_marked(study):
     result = against_best(study)
     assert result.iloc[0].difference == 0 and list(result.MAE) == sorted(result.MAE)
-    assert result.groupby("method").noise.all().to_dict() == {"unet": True, "pix2pix": False}
+    assert result.groupby("method").significant.any().to_dict() == {"unet": False, "pix2pix": True}
 
 
 def test_report_is_a_table_in_two_languages_and_a_figure(study, tmp_path):
