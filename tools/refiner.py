@@ -25,7 +25,7 @@ from sat2dem_core.prediction.confidence import SlopeInterval
 from sat2dem_core.prediction.refiner_weights import save_refiner
 from sat2dem_core.rasters.atomic import replacing
 from sat2dem_core.study.benchmark import VISIBLE
-from sat2dem_core.study.refining import RECIPE, errors_by_slope, network_on_all, network_without, refined, trained_on
+from sat2dem_core.study.refiners import RECIPE, errors_by_slope, network_on_all, network_without, refined, trained_on
 from sat2dem_core.study.regions import folds
 from sat2dem_core.study.runner import provenance
 

@@ -31,7 +31,7 @@ from sat2dem_core.dataset.grid import PIXELS
 from sat2dem_core.dataset.tiles import Tiles
 from sat2dem_core.digest import digest
 from sat2dem_core.errors import InvalidConfig, NoTiles, choose
-from sat2dem_core.evaluation.scoring import evaluate
+from sat2dem_core.evaluation.scoring import Fitted, evaluate, fit_baselines
 from sat2dem_core.models.device import processor
 from sat2dem_core.paths import repository
 from sat2dem_core.rasters.atomic import locked, replacing
@@ -167,7 +167,7 @@ def make_rows(run: dict[str, Any], part: str, drainage: bool) -> tuple[list[dict
         return _rows_of_fold(run, config, part, drainage)
     with _alone():
         trained = train(config, progress=False)
-    row, tiles = _scored(trained, getattr(trained.data, part), part, drainage)
+    row, tiles = _scored(trained, getattr(trained.data, part), fit_baselines(trained.data.train), part, drainage)
     return [run | row], tiles
 
 
@@ -178,9 +178,9 @@ def _rows_of_fold(
     data = leave_out(run["fold"], config.tile, config.stride, config.normalization)
     with _alone():
         trained = train(config, data=data, progress=False)
-    rows, tables = [], []
+    rows, tables, fitted = [], [], fit_baselines(data.train)  # once for all scenes
     for site, tiles in scored_tiles(run["fold"], config.tile, part):
-        row, table = _scored(trained, tiles, part, drainage)
+        row, table = _scored(trained, tiles, fitted, part, drainage)
         rows.append(run | {"site": site.name, "region": site.region, "kind": site.kind} | row)
         tables.append(table.drop(columns="distance").assign(site=site.name))  # no training tile is near
     if not rows:
@@ -190,10 +190,12 @@ def _rows_of_fold(
     return rows, pd.concat(tables)
 
 
-def _scored(trained: Run, tiles: Tiles, part: str, drainage: bool) -> tuple[dict[str, Any], pd.DataFrame]:
+def _scored(
+    trained: Run, tiles: Tiles, fitted: Fitted, part: str, drainage: bool
+) -> tuple[dict[str, Any], pd.DataFrame]:
     """Scores, counts and origin, and the rows of the tiles."""
     model = trained.model()
-    evaluation = evaluate(model, tiles, trained.data.train, drainage=drainage)
+    evaluation = evaluate(model, tiles, fitted, drainage=drainage, full=False)
     scores = score_columns(evaluation, model.config.method)
     counts = {f"{part} tiles": len(tiles), "seconds": round(trained.seconds, 1)}
     return scores | counts | provenance(trained), tile_rows(evaluation, tiles, trained.data.train)

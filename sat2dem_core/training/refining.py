@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from sat2dem_core.digest import module_digests
+from sat2dem_core.digest import digest
 from sat2dem_core.errors import NonFiniteLoss, RunExists, Terminated
 from sat2dem_core.models.device import half_type, pick_device
 from sat2dem_core.models.refiner import Refiner, look
@@ -29,6 +29,7 @@ from sat2dem_core.training.muon import Muon
 from sat2dem_core.training.sigterm import Sigterm
 
 SAVE_SECONDS = 300
+MEANING = ("refiner", "lessons", "refining", "muon", "coarse", "sun")  # the modules that decide what is learned
 
 
 @dataclass(frozen=True)
@@ -50,9 +51,9 @@ class Recipe:
     """
 
     widths: tuple[int, ...] = (64, 96, 128, 128)
-    size: int = 192
-    batch: int = 4
-    steps: int = 1500
+    size: int = 160
+    batch: int = 6
+    steps: int = 800
     learning_rate: float = 0.02
     adam_rate: float = 2e-3
     gradient_weight: float = 2.0
@@ -131,7 +132,7 @@ class _Training:
         self.step = 0
         self.identity = {
             "recipe": asdict(recipe) | {"widths": list(recipe.widths)},
-            "sources": [source.name for source in lessons.sources], "code": module_digests(),
+            "sources": [source.name for source in lessons.sources], "code": digest(MEANING),
         }
         self._resume()
 
