@@ -2,8 +2,10 @@
 
 1. The DEM is read onto square cells of the image about as large as its own pixels. Cells that disagree with all their
    neighbors are left out, and voids are filled from their surroundings.
-2. Bands: the network adds relief within the cells, some rows at a time (:mod:`sat2dem_core.models.refiner`).
-3. The mean of that relief over each cell is taken away again, and the mean-keeping spline through the cells is added:
+2. The network answers the same question three times coarser, where the answer is known, which tells how much of its
+   relief to trust (:mod:`sat2dem_core.prediction.gain`).
+3. Bands: the network adds relief within the cells, some rows at a time (:mod:`sat2dem_core.models.refiner`).
+4. The mean of that relief over each cell is taken away again, and the mean-keeping spline through the cells is added:
    the result has the DEM's heights as its means over the cells. All files are written together.
 
 As in :mod:`sat2dem_core.prediction.pipeline`, intermediate results lie in a hidden folder next to the output until the
@@ -26,6 +28,7 @@ from sat2dem_core.digest import digest
 from sat2dem_core.errors import InvalidAnchors, InvalidConfig
 from sat2dem_core.models.refiner import CORE, windows
 from sat2dem_core.prediction.anchor_sources import CoarseDEM, read_dem
+from sat2dem_core.prediction.gain import measure_gain
 from sat2dem_core.prediction.items import files_of, name_of
 from sat2dem_core.prediction.outliers import wrong_cells
 from sat2dem_core.prediction.refiner_weights import REFINING, RefinerWeights, load_refiner
@@ -33,7 +36,8 @@ from sat2dem_core.prediction.work import (
     ROWS, check_outputs, find_outputs, parts_folder, run_stage, working_folder, write_files,
 )
 from sat2dem_core.rasters import cog
-from sat2dem_core.rasters.coarse import CellSpline, fill_smoothly
+from sat2dem_core.rasters.atomic import replacing
+from sat2dem_core.rasters.coarse import CellSpline, fill_smoothly, fill_voids
 from sat2dem_core.rasters.imagery import Image, open_image
 from sat2dem_core.rasters.reader import version_of
 from sat2dem_core.rasters.solar import Sun, find_sun
@@ -42,7 +46,7 @@ from sat2dem_core.rasters.sun import Moments, fit_moments
 BEYOND = 4  # cells of the DEM around the image, so that the surface does not end level at its border
 ROUNDS = 8  # of the splines, which then miss the cells' means by centimeters
 # The modules that decide what a refinement is: one that was interrupted goes on only with the same.
-MEANING = ("refine", "refiner", "coarse", "confidence", "refiner_weights", "imagery", "reader", "fill", "grids")
+MEANING = ("refine", "refiner", "gain", "coarse", "confidence", "refiner_weights", "imagery", "reader", "fill", "grids")
 UNITS = {"elevation": "m", "interval": "m", "difference": "m"}  # bands of the result
 LOOKS = 9  # windows at most from which the sun is estimated
 VISIBLE = 0.2  # correlation of brightness and terrain below which an estimated sun counts as a guess
@@ -162,6 +166,14 @@ def refine(
     folder, identity = Path(plan.folder), asdict(plan) | {"version": version_of(picture.path), "code": digest(MEANING)}
     with working_folder(folder, identity, outputs, overwrite, plan.scratch_bytes, progress):
         np.save(folder / "cells.npy", np.stack([cells, filled]))
+        if not (folder / "gain.npy").exists():
+            inner_cells = fill_voids(filled)[BEYOND:-BEYOND, BEYOND:-BEYOND]
+            gain = measure_gain(
+                loaded.network, picture.read_brightness, inner_cells, plan.cell, picture.grid.shape, picture.gsd,
+                plan.azimuth,
+            )
+            with replacing(folder / "gain.npy") as temporary, temporary.open("wb") as stream:
+                np.save(stream, gain)
         store = folder / "relief.zarr"
         cog.scratch(store, picture.grid, ROWS, UNITS)
         run_stage("band", refine_band, plan, range(plan.bands), client, progress)
@@ -215,11 +227,17 @@ def _spline(folder: str, cell: int, shape: tuple[int, int], sha256: str) -> Cell
     return CellSpline(np.load(Path(folder) / "cells.npy")[1], cell, shape, ROUNDS, BEYOND)
 
 
+@lru_cache(maxsize=2)
+def _gain(folder: str, cell: int, shape: tuple[int, int], sha256: str) -> CellSpline:
+    return CellSpline(np.load(Path(folder) / "gain.npy"), cell, shape, rounds=0)
+
+
 def refine_band(plan: Plan, number: int) -> dict[str, Any]:
     """Predict the relief of ``CORE`` rows and its interval; returns how many pixels of the image are valid there."""
     weights = _network(*plan.weights)
     spline = _spline(plan.folder, plan.cell, plan.image.grid.shape, plan.cells)
     store = zarr.open_group(Path(plan.folder) / "relief.zarr", mode="r+")
+    gain = _gain(plan.folder, plan.cell, plan.image.grid.shape, plan.cells)
     known = 0
     for inner, (rows, columns), place in windows(*plan.image.grid.shape):
         if inner[0].start != number * CORE:
@@ -229,7 +247,8 @@ def refine_band(plan: Plan, number: int) -> dict[str, Any]:
         )
         surface = spline.surface(rows.start, rows.stop, columns.start, columns.stop)
         relief, unit = weights.network.window(pixels, surface, plan.cell, plan.image.gsd, plan.azimuth)
-        store["elevation"][inner] = np.where(valid, relief, 0.0)[place]
+        trust = gain.surface(rows.start, rows.stop, columns.start, columns.stop).clip(0)
+        store["elevation"][inner] = np.where(valid, trust * relief, 0.0)[place]
         store["interval"][inner] = weights.interval.half_width(unit, plan.cell, plan.image.gsd)[place]
         known += int(valid[place].sum())
     return {"known": known}

@@ -13,7 +13,8 @@ from sat2dem_core.evaluation.refinement import BORDER, FAIR, Question
 from sat2dem_core.evaluation.shading import is_visible
 from sat2dem_core.models.refiner import Refiner
 from sat2dem_core.paths import cache_folder
-from sat2dem_core.rasters.coarse import detail
+from sat2dem_core.prediction.gain import measure_gain
+from sat2dem_core.rasters.coarse import CellSpline, detail, fill_voids
 from sat2dem_core.rasters.grids import ground_sampling_distance
 from sat2dem_core.rasters.sun import fit_shading
 from sat2dem_core.training.lessons import MORNING, Lessons, Source
@@ -80,7 +81,15 @@ def refined(question: Question, network: Refiner) -> tuple[np.ndarray, np.ndarra
         azimuth = shading.azimuth if is_visible(shading, cells) else MORNING
     gsd = float(np.mean(question.gsd))
     added, unit = network.relief(question.image, question.spline, question.k, gsd, azimuth)
-    return question.spline + detail(added.astype(np.float64), question.grid), unit
+
+    def read(row: int, column: int, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+        pixels = question.image[:, row : row + height, column : column + width]
+        return pixels.astype(np.float32), pixels.max(0) > 0
+
+    cells = fill_voids(question.cells)
+    gain = measure_gain(network, read, cells, question.k, question.truth.shape, gsd, azimuth)
+    trust = CellSpline(gain, question.k, question.truth.shape, rounds=0).surface(0, question.truth.shape[0]).clip(0)
+    return question.spline + detail(trust * added.astype(np.float64), question.grid), unit
 
 
 @lru_cache(maxsize=1)
