@@ -65,9 +65,8 @@ def _predicted(
     spline = CellSpline(coarse, cell, shape)
     sums, counts = np.zeros(cells), np.zeros(cells)
     for inner, (rows, columns), place in windows(*shape):
-        pixels, valid = read(*(
-            FACTOR * number for number in (rows.start, columns.start, rows.stop - rows.start, columns.stop - columns.start)
-        ))
+        place_and_size = rows.start, columns.start, rows.stop - rows.start, columns.stop - columns.start
+        pixels, valid = read(*(FACTOR * number for number in place_and_size))
         image = _averaged(pixels, valid)
         surface = spline.surface(rows.start, rows.stop, columns.start, columns.stop)
         relief = np.where(image.max(0) > 0, network.window(image, surface, cell, gsd * FACTOR, azimuth)[0], 0.0)[place]

@@ -107,7 +107,7 @@ class _Runs:
         return float(np.average(self.errors[numbers].mean(0), weights=self.pixels))
 
     def compare(self, numbers: np.ndarray, reference: np.ndarray) -> dict[str, Any]:
-        """The difference of two sets of runs, with its interval and p-value, and whether it is ``significant`` at 90 %."""
+        """The difference of two sets of runs, its interval and p-value, and whether it is ``significant`` at 90 %."""
         difference = paired_difference(self._by_seed(numbers), self._by_seed(reference), self.pixels, self.blocks)
         return {
             "difference": difference.value, "low": difference.low, "high": difference.high, "p": difference.p,
