@@ -9,6 +9,7 @@ CHAPTERS := $(sort $(wildcard notebooks/*.ipynb))
 EXECUTED := $(CHAPTERS:notebooks/%=_build/chapters/%)
 # A chapter is executed again when it changed, or what it calls.
 CODE := $(shell find sat2dem_core -name '*.py' -o -name '*.html') $(wildcard data/*.toml data/results/* data/rocky-mountain/* data/weights/*)
+MODEL := _build/models/relief.onnx
 COLAB := _build/colab
 # Runs trained by one command are found by the other, and a fresh clone trains its own.
 export SAT2DEM_CACHE ?= $(CURDIR)/_build/cache
@@ -18,14 +19,19 @@ export JUPYTER_PLATFORM_DIRS := 1
 .NOTPARALLEL:        # two chapters at once would share the cores, and train the same runs twice
 .DELETE_ON_ERROR:    # a chapter that was interrupted is executed again
 
-book: $(EXECUTED)
+book: $(EXECUTED) $(MODEL)
 	$(BIN)/python tools/render.py _build/chapters _build/html
+	mkdir -p _build/html/models && cp $(basename $(MODEL)).* _build/html/models
 	@echo "The book: $(CURDIR)/_build/html/index.html"
 
 _build/chapters/%.ipynb: notebooks/%.ipynb $(CODE) .venv/installed
 	@mkdir -p $(@D)
 	@echo "== $<"
 	@$(BIN)/papermill --no-progress-bar --cwd $(@D) $< $@ 2>$(@D)/papermill.log || { tail -40 $(@D)/papermill.log; exit 1; }
+
+# The shipped weights as ONNX, on the page and never in the wheel.
+$(MODEL): $(CODE) .venv/installed
+	$(BIN)/python -m sat2dem_core export relief $@ --overwrite
 
 test: install
 	$(BIN)/ruff check .
@@ -69,7 +75,7 @@ install: .venv/installed
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install $(PIP_ARGS) --constraint constraints.txt --editable '.[catalogs,cluster,chapters,drainage,vectors,book,test,dev]'
+	$(BIN)/python -m pip install $(PIP_ARGS) --constraint constraints.txt --editable '.[catalogs,cluster,chapters,drainage,vectors,onnx,book,test,dev]'
 	touch $@
 
 clean:

@@ -53,6 +53,7 @@ def parser() -> argparse.ArgumentParser:
     _add_evaluate(verbs.add_parser("evaluate", help="score a run on its held-out tiles, or one DEM against another"))
     _add_study(verbs.add_parser("study", help="train and score every run of a study, and write its table"))
     _add_benchmark(verbs.add_parser("benchmark", help="score methods on regions that they were not trained on"))
+    _add_export(verbs.add_parser("export", help="write weights as ONNX, for QGIS, browsers and other programs"))
     verbs.metavar = _one_of(verbs.choices)
     return top
 
@@ -285,6 +286,23 @@ def _add_benchmark(benchmark: argparse.ArgumentParser) -> None:
     benchmark.add_argument(
         "--store", metavar="STORE", help="a store of tiles to train and score on, split by blocks, in place of scenes"
     )
+
+
+def _add_export(export: argparse.ArgumentParser) -> None:
+    export.description = (
+        "Write weights as one ONNX graph, from an image to meters, for the QGIS plugin Deepness and onnxruntime; next "
+        "to it a STAC item (.json) and a model card (.md) that describe it."
+    )
+    export.add_argument(
+        "weights", metavar="WEIGHTS", help="a name (relief), a .safetensors file, a run's folder, or https://...#sha256=..."
+    )
+    export.add_argument("out", metavar="OUT", help="the file to write (.onnx)")
+    export.add_argument(
+        "--gsd", type=float, metavar="METERS",
+        help="ground sampling distance of the images that the graph is for (default: the finest that the weights were "
+        "trained on)",
+    )
+    export.add_argument("--overwrite", action="store_true", help="replace the files to write if they exist")
 
 
 def _add_data(verbs: Any) -> None:
@@ -718,7 +736,14 @@ def _benchmark(args: argparse.Namespace) -> None:
         print(benchmark.summarize_methods(table).round(3).to_string(index=False))
 
 
+def _export(args: argparse.Namespace) -> None:
+    from sat2dem_core.prediction.export import export_onnx
+
+    paths = export_onnx(args.weights, args.out, gsd=args.gsd, overwrite=args.overwrite)
+    print(*paths, sep="\n")
+
+
 RUN = {
     "data": _data, "train": _train, "info": _info, "predict": _predict, "evaluate": _evaluate, "study": _study,
-    "benchmark": _benchmark,
+    "benchmark": _benchmark, "export": _export,
 }

@@ -108,6 +108,7 @@ def test_wheel_carries_the_sample_and_the_stored_tables(tmp_path):
         for folder in ("rocky-mountain", "results", "weights") for path in (ROOT / "data" / folder).iterdir()
     }
     assert shipped | {"sat2dem_core/pictures/terrain3d.html", "sat2dem_core/pictures/slider.html"} <= names
+    assert not [name for name in names if name.endswith(".onnx")], "exported weights are built on demand, not shipped"
 
 
 def test_page_of_the_module_names_every_file_that_users_call():
@@ -154,7 +155,7 @@ def imported(paths: Iterable[Path]) -> dict[str, str]:
 def test_what_the_package_imports_is_declared_and_what_is_declared_is_imported():
     requirement = pytest.importorskip("packaging.requirements").Requirement
     extras = PYPROJECT["project"]["optional-dependencies"]
-    optional = sum((extras[name] for name in ("catalogs", "cluster", "drainage", "vectors")), [])
+    optional = sum((extras[name] for name in ("catalogs", "cluster", "drainage", "vectors", "onnx")), [])
     running = PYPROJECT["project"]["dependencies"] + optional
     declared = {requirement(text).name.lower() for text in running}
     named = {"pillow": "PIL", "odc-stac": "odc", "odc-geo": "odc"}
