@@ -50,6 +50,7 @@ def parser() -> argparse.ArgumentParser:
     _add_train(verbs.add_parser("train", help="train a model, or continue or load the run in a folder"))
     _add_info(verbs.add_parser("info", help="describe what predict would do with an image"))
     _add_predict(verbs.add_parser("predict", help="predict the elevation of an image of any size"))
+    _add_refine(verbs.add_parser("refine", help="make a coarse DEM finer by an image"))
     _add_evaluate(verbs.add_parser("evaluate", help="score a run on its held-out tiles, or one DEM against another"))
     _add_study(verbs.add_parser("study", help="train and score every run of a study, and write its table"))
     _add_benchmark(verbs.add_parser("benchmark", help="score methods on regions that they were not trained on"))
@@ -147,6 +148,42 @@ def _add_predict(predict: argparse.ArgumentParser) -> None:
     )
     predict.add_argument("--scheduler", metavar="ADDRESS", help="a dask cluster to predict on (default: this process)")
     predict.add_argument("--overwrite", action="store_true", help="replace the files to write if they exist")
+
+
+def _add_refine(refine: argparse.ArgumentParser) -> None:
+    refine.description = (
+        "Make a coarse DEM finer by an image of the same area. The result keeps the DEM's heights as its means over the "
+        "pixels of the DEM; relief within them comes from the image. Where the image shows none, the result is a smooth "
+        "surface. After an interruption, the same command continues where it stopped."
+    )
+    _add_image(refine, lists=True)
+    refine.add_argument("dem", metavar="DEM", help="a DEM on any grid, with pixels as large as the image's or larger")
+    refine.add_argument(
+        "out", metavar="OUT",
+        help="the DEM to write: a Cloud-Optimized GeoTIFF (.tif), or a Zarr store (.zarr), which also holds interval "
+        "and difference; with --images, a folder",
+    )
+    refine.add_argument(
+        "--interval", metavar="FILE", help="GeoTIFF for half the width of a 90 %% prediction interval, in meters"
+    )
+    refine.add_argument(
+        "--difference", metavar="FILE", help="GeoTIFF for what the image changed, in meters"
+    )
+    refine.add_argument(
+        "--style", action="store_true", help="also write a style (.qml) with which QGIS draws the DEM in colors"
+    )
+    _add_stac(refine)
+    _add_image_options(refine)
+    refine.add_argument(
+        "--band", metavar="BAND",
+        help="number or name of the DEM's elevation band (default: its only one, or 'elevation')",
+    )
+    refine.add_argument(
+        "--vertical-datum", metavar="NAME",
+        help="what the DEM's heights count from, for the tags (default: as its file says)",
+    )
+    refine.add_argument("--scheduler", metavar="ADDRESS", help="a dask cluster to work on (default: this process)")
+    refine.add_argument("--overwrite", action="store_true", help="replace the files to write if they exist")
 
 
 def _add_info(info: argparse.ArgumentParser) -> None:
@@ -583,6 +620,38 @@ def _predict(args: argparse.Namespace) -> int | None:
     return _each(args, make, _print_prediction)
 
 
+def _refine(args: argparse.Namespace) -> int | None:
+    from sat2dem_core.prediction.refine import refine
+    from sat2dem_core.prediction.refiner_weights import REFINING
+
+    settings = _image_options(args) | {
+        "weights": args.weights[0] if args.weights else REFINING, "band": args.band,
+        "vertical_datum": args.vertical_datum, "style": args.style, "stac": args.stac, "overwrite": args.overwrite,
+        "client": _client(args.scheduler),
+    }
+    if args.weights and len(args.weights) > 1:
+        raise InvalidConfig(f"refine takes one file of weights, not {len(args.weights)}: give one")
+    if args.images is None:
+        _print_refinement(
+            refine(_image(args), args.dem, args.out, interval=args.interval, difference=args.difference, **settings)
+        )
+        return None
+
+    def make(image: str, out: Path) -> Any:
+        interval, difference = (folder and Path(folder, out.name) for folder in (args.interval, args.difference))
+        return refine(image, args.dem, out, interval=interval, difference=difference, **settings)
+
+    return _each(args, make, _print_refinement)
+
+
+def _print_refinement(result: Any) -> None:
+    tags = result.tags
+    print(
+        f"{result.path}: {tags['GROUND_SAMPLING_DISTANCE']}, cells of {tags['DEM_CELL']}, sun {tags['SUN']}; "
+        f"{tags['DEM_VOIDS_FILLED']} of the DEM were voids", flush=True
+    )
+
+
 def _print_prediction(result: Any) -> None:
     tags = result.tags
     gsd = tags["GROUND_SAMPLING_DISTANCE"]
@@ -744,6 +813,6 @@ def _export(args: argparse.Namespace) -> None:
 
 
 RUN = {
-    "data": _data, "train": _train, "info": _info, "predict": _predict, "evaluate": _evaluate, "study": _study,
-    "benchmark": _benchmark, "export": _export,
+    "data": _data, "train": _train, "info": _info, "predict": _predict, "refine": _refine, "evaluate": _evaluate,
+    "study": _study, "benchmark": _benchmark, "export": _export,
 }

@@ -28,12 +28,13 @@ from sat2dem_core.digest import digest
 from sat2dem_core.errors import InvalidAnchors, InvalidConfig
 from sat2dem_core.models.refiner import CORE, windows
 from sat2dem_core.prediction.anchor_sources import CoarseDEM, read_dem
+from sat2dem_core.prediction.dem_items import describe
 from sat2dem_core.prediction.gain import measure_gain
 from sat2dem_core.prediction.items import files_of, name_of
 from sat2dem_core.prediction.outliers import wrong_cells
 from sat2dem_core.prediction.refiner_weights import REFINING, RefinerWeights, load_refiner
 from sat2dem_core.prediction.work import (
-    ROWS, check_outputs, find_outputs, parts_folder, run_stage, working_folder, write_files,
+    ROWS, check_outputs, find_outputs, parts_folder, run_stage, working_folder, write_files, write_item,
 )
 from sat2dem_core.rasters import cog
 from sat2dem_core.rasters.atomic import replacing
@@ -60,6 +61,7 @@ class Refinement:
         path: of the DEM.
         interval: of the half width of its prediction interval; None if it was not asked for, or lies in the same store.
         difference: of what changed, likewise.
+        item: of the STAC item; None if it was not asked for.
         tags: of the files.
         sun: of the image, and where it is known from.
         filled: share of the result that lies in voids of the DEM.
@@ -69,6 +71,7 @@ class Refinement:
     path: Path
     interval: Path | None
     difference: Path | None
+    item: Path | None
     tags: dict[str, str]
     sun: Sun
     filled: float
@@ -112,7 +115,7 @@ def refine(
     nodata: float | str | None = "declared", gsd: float | None = None, sun: float | None = None,
     date: str | None = None, band: int | str | None = None, vertical_datum: str | None = None,
     interval: str | os.PathLike | None = None, difference: str | os.PathLike | None = None, style: bool = False,
-    overwrite: bool = False, client: Any = None, progress: bool = True,
+    stac: bool = False, overwrite: bool = False, client: Any = None, progress: bool = True,
 ) -> Refinement:
     """Refine a coarse DEM by an image, and write the result as a Cloud-Optimized GeoTIFF or a Zarr store.
 
@@ -135,7 +138,7 @@ def refine(
         interval: GeoTIFF for half the width of a prediction interval in meters, which covered the truth in 90 % of the
             pixels of regions that the weights were not trained on, for each class of slope; NaN in filled voids.
         difference: GeoTIFF for what the image changed: the result minus the smooth surface through the DEM's cells.
-        style, overwrite, client, progress: see :func:`sat2dem_core.prediction.pipeline.predict`.
+        style, stac, overwrite, client, progress: see :func:`sat2dem_core.prediction.pipeline.predict`.
 
     Raises:
         InvalidAnchors: the DEM cannot be read, or does not cover any of the image.
@@ -143,7 +146,7 @@ def refine(
         UnknownName: see :func:`sat2dem_core.prediction.pipeline.predict`.
     """
     out = Path(out)
-    outputs = find_outputs(out, {"interval": interval, "difference": difference}, style)
+    outputs = find_outputs(out, {"interval": interval, "difference": difference}, style, stac)
     check_outputs(outputs, [*files_of(image), dem, weights], overwrite)
     loaded = load_refiner(weights)
     picture = open_image(image, *loaded.gsd, bands=bands, stretch=stretch, nodata=nodata, gsd=gsd, as_bytes=False)
@@ -151,6 +154,7 @@ def refine(
         raise InvalidAnchors(
             f"{picture.path} has no CRS, so a DEM cannot be located in it: assign a CRS and a geotransform to it"
         )
+    description = describe(image, picture, date, [dem]) if stac else None
     coarse = read_dem(dem, picture, band, BEYOND)
     wrong = wrong_cells(coarse.heights, coarse.cell * picture.gsd, dem)
     cells = np.where(wrong, np.nan, coarse.heights)
@@ -182,12 +186,16 @@ def refine(
         inner = (slice(BEYOND, -BEYOND),) * 2
         share = float(np.isnan(cells)[inner][~np.isnan(filled)[inner]].mean())
         tags = _tags(plan, loaded, coarse, light, share, int(wrong.sum()), vertical_datum)
+        tags["IMAGE"] = name_of(image)
         if out.suffix == ".zarr":
             cog.write_zarr(out, picture.grid, finish, tags, ROWS, client, progress, UNITS)
+            if description:
+                write_item(outputs, picture.grid, tags, description, UNITS)
         else:
-            write_files(outputs, folder, picture.grid, finish, tags, progress, UNITS)
+            write_files(outputs, folder, picture.grid, finish, tags, progress, UNITS, description)
     return Refinement(
-        out, outputs.get("interval"), outputs.get("difference"), tags, light, share, int(wrong.sum())
+        out, outputs.get("interval"), outputs.get("difference"), outputs.get("item"), tags, light, share,
+        int(wrong.sum()),
     )
 
 
@@ -306,7 +314,7 @@ def _tags(
     return {
         "MODEL": str(weights.card.get("name")), "WEIGHTS_SHA256": weights.sha256,
         "TRAINING_DATA": str(weights.card.get("data")), "DATE": pd.Timestamp.now("UTC").strftime("%Y-%m-%d"),
-        "HEIGHTS": "absolute", "IMAGE": name_of(plan.image.path),
+        "HEIGHTS": "absolute",
         "BANDS_USED": ", ".join(map(str, plan.image.bands)),
         "GROUND_SAMPLING_DISTANCE": f"{plan.image.gsd:.6g} m",
         "DEM_CELL": f"{plan.cell} px", "DEM_CELLS_LEFT_OUT": str(left_out), "DEM_VOIDS_FILLED": f"{filled:.1%}",

@@ -1,5 +1,7 @@
 """A coarse DEM refined by an image: lit terrain, whose truth is known."""
 
+import json
+
 import numpy as np
 import pytest
 import rasterio
@@ -8,6 +10,7 @@ import xarray as xr
 from affine import Affine
 from scipy.ndimage import gaussian_filter
 
+from sat2dem_core.cli import main
 from sat2dem_core.errors import InvalidAnchors, InvalidConfig, OutputExists, UnknownName
 from sat2dem_core.models import refiner
 from sat2dem_core.models.refiner import Refiner
@@ -250,3 +253,16 @@ def test_weights_travel_with_their_interval_and_their_card(weights):
     assert loaded.interval == INTERVAL and loaded.card["name"] == "small" and loaded.network.widths == (8, 8)
     with pytest.raises(UnknownName, match="refines a DEM, and there is none"):
         load_weights(weights)
+
+
+def test_the_command_refines_one_image_and_lists(image, dem, weights, tmp_path, capsys):
+    given = ["--weights", str(weights), "--sun", "140", "--stac", "--difference"]
+    assert main(["refine", str(image), str(dem()), str(tmp_path / "one.tif"), *given, str(tmp_path / "d.tif")]) == 0
+    assert "cells of 8 px, sun 140 degrees, given" in capsys.readouterr().out
+    item = json.loads((tmp_path / "one.json").read_text(encoding="utf-8"))
+    assert set(item["assets"]) >= {"elevation", "difference"}
+    (tmp_path / "list.txt").write_text(f"{image}\nmissing.tif\n", encoding="utf-8")
+    lists = ["--images", str(tmp_path / "list.txt"), "--weights", str(weights)]
+    assert main(["refine", str(dem()), str(tmp_path / "all"), *lists]) == 2
+    assert np.abs(read(tmp_path / "all" / "image.tif") - read(tmp_path / "one.tif")).mean() < 5
+    assert "missing.tif" in capsys.readouterr().err
