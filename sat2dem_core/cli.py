@@ -152,8 +152,8 @@ def _add_predict(predict: argparse.ArgumentParser) -> None:
 
 def _add_refine(refine: argparse.ArgumentParser) -> None:
     refine.description = (
-        "Make a coarse DEM finer by an image of the same area. The result keeps the DEM's heights as its means over the "
-        "pixels of the DEM; relief within them comes from the image. Where the image shows none, the result is a smooth "
+        "Make a coarse DEM finer by an image of the same area. The result keeps the heights of the DEM as its means over "
+        "the DEM's pixels; relief within them comes from the image. Where the image shows none, the result is a smooth "
         "surface. After an interruption, the same command continues where it stopped."
     )
     _add_image(refine, lists=True)

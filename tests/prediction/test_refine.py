@@ -256,7 +256,7 @@ def test_weights_travel_with_their_interval_and_their_card(weights):
 
 
 def test_the_command_refines_one_image_and_lists(image, dem, weights, tmp_path, capsys):
-    given = ["--weights", str(weights), "--sun", "140", "--stac", "--difference"]
+    given = ["--weights", str(weights), "--sun", "140", "--date", "2023-07-01", "--stac", "--difference"]
     assert main(["refine", str(image), str(dem()), str(tmp_path / "one.tif"), *given, str(tmp_path / "d.tif")]) == 0
     assert "cells of 8 px, sun 140 degrees, given" in capsys.readouterr().out
     item = json.loads((tmp_path / "one.json").read_text(encoding="utf-8"))
