@@ -152,9 +152,9 @@ def _add_predict(predict: argparse.ArgumentParser) -> None:
 
 def _add_refine(refine: argparse.ArgumentParser) -> None:
     refine.description = (
-        "Make a coarse DEM finer by an image of the same area. The result keeps the heights of the DEM as its means over "
-        "the DEM's pixels; relief within them comes from the image. Where the image shows none, the result is a smooth "
-        "surface. After an interruption, the same command continues where it stopped."
+        "Make a coarse DEM finer by an image of the same area. The result keeps the heights of the DEM as its means"
+        " over the pixels of the DEM; relief within them comes from the image. Where the image shows none, the result"
+        " is a smooth surface. After an interruption, the same command continues where it stopped."
     )
     _add_image(refine, lists=True)
     refine.add_argument("dem", metavar="DEM", help="a DEM on any grid, with pixels as large as the image's or larger")
