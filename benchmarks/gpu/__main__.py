@@ -17,8 +17,6 @@ import results
 PARTS = {"correctness": {"correctness": 60}, "speed": {"speed": 80, "compiled": 40}, "predict": {"predict": 40}}
 LIMITS = {process: seconds for part in PARTS.values() for process, seconds in part.items()}
 CHECK_FAILED = 3  # exit status of a process; Python's own for an error is 1
-# CUDA's libraries read it when they start: without, matrix products are in no fixed order.
-ENVIRONMENT = {"correctness": {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}}
 PATIENCE = 600  # seconds, the limit of a dry run, which must not leave anything out on a busy machine
 MARGIN = 4  # seconds before its limit in which a process begins nothing new
 
@@ -58,22 +56,33 @@ def run_one(process: str, folder: Path, end: float, dry: bool) -> int:
 
 def run_all(parts: list[str], folder: Path, args: argparse.Namespace) -> int:
     """All processes of the parts, then the summary; 1 if a check failed or one of them did not finish."""
-    failed, sections = False, []
+    failed, sections, spare = False, [], 0.0
     for process in (process for part in parts for process in PARTS[part]):
-        limit = PATIENCE if args.dry else LIMITS[process]
+        limit = PATIENCE if args.dry else LIMITS[process] + spare
+        started = time.time()
         command = [sys.executable, str(Path(__file__).parent), "--one", process, str(folder)]
-        command += [str(time.time() + limit - MARGIN), *["--dry"] * args.dry]
-        status = run_limited(command, limit, ENVIRONMENT.get(process, {}))
+        command += [str(started + limit - MARGIN), *["--dry"] * args.dry]
+        status = run_limited(command, limit, environment_of(process, folder))
+        spare = limit - (time.time() - started)  # the next may take what this one left
         failed |= status != 0
         section = folder / f"{process}.md"
         sections.append(section.read_text(encoding="utf-8") if section.exists() else "")
         if status not in (0, CHECK_FAILED):
-            end = f"was ended after {limit} s" if status is None else f"crashed (status {status})"
+            end = f"was ended after {limit:.0f} s" if status is None else f"crashed (status {status})"
             sections.append(f"\nThe process `{process}` {end}: what is missing above was not measured.\n\n")
             print(sections[-1], flush=True)
         write(args, folder, "".join(sections))  # each time: whoever ends this one keeps what there is
     print("\n".join(results.summary(numbers_of(folder))), flush=True)
     return int(failed)
+
+
+def environment_of(process: str, folder: Path) -> dict[str, str]:
+    """Variables that libraries read when they start."""
+    if process == "correctness":  # without it cuBLAS adds in no fixed order
+        return {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
+    if process == "compiled":  # it starts with nothing compiled, and leaves no half-written file behind if it is ended
+        return {"TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor")}
+    return {}
 
 
 def run_limited(command: list[str], seconds: float, environment: dict[str, str]) -> int | None:

@@ -202,7 +202,8 @@ def resumed(report: Report) -> None:
     """A run that SIGTERM ends in the middle of an epoch must go on to the weights of a run that was never interrupted.
 
     Some layers add in no fixed order on CUDA even with deterministic algorithms: then two runs that were never
-    interrupted differ as well, and a resumed one may differ five times as much.
+    interrupted differ as well, and a resumed one may differ five times as much, or by what rounding does. Other masks
+    of dropout would make a difference of a quarter.
     """
     data = data_of(made_up(32, 32))
     for precision in ("float32",) if report.half is None else ("float32", "mixed"):
@@ -218,9 +219,9 @@ def resumed(report: Report) -> None:
             stopped = load_checkpoint(runs[2] / "last.json")[1]["step"]
             train(config, data=data, run=runs[2], progress=False)
             once, again, gone_on = (state(run) for run in runs)
-        noise = relative(again, once)
-        line(report, f"run in {precision}, interrupted after step {stopped} of 8: weights and optimizers",
-             relative(gone_on, once), 5 * noise)
+        tolerance = max(5 * relative(again, once), 1e-5) if report.cuda else 0.0
+        what = f"run in {precision}, interrupted after step {stopped} of 8: weights and optimizers"
+        line(report, what, relative(gone_on, once), tolerance)
         report.failed |= stopped != 6
 
 

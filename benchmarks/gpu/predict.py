@@ -79,8 +79,6 @@ def random_model(report: Report) -> Model:
     torch.manual_seed(0)
     with report.device:
         generator = UNet(config.attention, config.features, config.tile).eval()
-    if report.cuda:
-        torch.backends.cudnn.benchmark = False  # as where the package predicts
     return Model(generator, Normalization("shift", LOWEST, HIGHEST, relief=2344.0), config)
 
 

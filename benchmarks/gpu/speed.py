@@ -125,7 +125,7 @@ def _changes(report: Report) -> dict[str, dict[str, Any]]:
     if report.half is not None:
         changes[report.half_name] = {"half": True}
     if report.cuda:
-        changes |= {"channels-last": {"channels_last": True}, "TF32 for what is float32": {"tf32": True}}
+        changes |= {"channels-last": {"channels_last": True}, "TF32": {"tf32": True}}
     return changes
 
 
