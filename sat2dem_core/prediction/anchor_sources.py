@@ -191,13 +191,15 @@ class CoarseDEM:
 
 
 def read_dem(
-    path: str | os.PathLike, image: Image, band: int | str | None = None, beyond: int = 0
+    path: str | os.PathLike, image: Image, band: int | str | None = None, beyond: int = 0,
+    resampling: Resampling = Resampling.bilinear,
 ) -> CoarseDEM:
     """Read a DEM onto cells of the image about as large as the DEM's own pixels.
 
     Args:
         band: see :func:`sat2dem_core.rasters.elevation.open_elevation`.
         beyond: how many cells to read on each side of the image, too.
+        resampling: between the DEM's pixels, where its grid is another and not finer.
 
     Raises:
         InvalidAnchors: the file cannot be read, is not a DEM with a CRS, or has no elevation in the image's area.
@@ -218,7 +220,7 @@ def read_dem(
         cell = smallest
     height, width = (-(-length // cell) + 2 * beyond for length in grid.shape)
     around = grid.window(-beyond * cell, -beyond * cell, height * cell, width * cell)
-    heights = dem.on(around.scaled(cell, height, width), Resampling.bilinear)
+    heights = dem.on(around.scaled(cell, height, width), resampling)
     try:
         dem.check()
     except NoElevation as error:

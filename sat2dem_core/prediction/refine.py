@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import zarr
+from rasterio.enums import Resampling
 
 from sat2dem_core.digest import digest
 from sat2dem_core.errors import InvalidAnchors, InvalidConfig
@@ -155,7 +156,7 @@ def refine(
             f"{picture.path} has no CRS, so a DEM cannot be located in it: assign a CRS and a geotransform to it"
         )
     description = describe(image, picture, date, [dem]) if stac else None
-    coarse = read_dem(dem, picture, band, BEYOND)
+    coarse = read_dem(dem, picture, band, BEYOND, Resampling.cubic)  # bilinear would lower its relief
     wrong = wrong_cells(coarse.heights, coarse.cell * picture.gsd, dem)
     cells = np.where(wrong, np.nan, coarse.heights)
     filled = fill_smoothly(cells)

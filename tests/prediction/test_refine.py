@@ -5,9 +5,11 @@ import json
 import numpy as np
 import pytest
 import rasterio
+import rioxarray
 import torch
 import xarray as xr
 from affine import Affine
+from rasterio.enums import Resampling
 from scipy.ndimage import gaussian_filter
 
 from sat2dem_core.cli import main
@@ -187,6 +189,17 @@ def test_a_finer_dem_is_averaged(made, dem, terrain):
     fine = np.kron(terrain, np.ones((2, 2)))
     refined = read(made(dem(fine, transform=CORNER * Affine.scale(0.5))).path)
     assert np.abs(refined - terrain).max() < 0.1
+
+
+def test_a_dem_in_degrees_is_read_onto_cells_of_the_image(made, dem, coarse, terrain, tmp_path):
+    wide = np.pad(coarse, 4, mode="edge")
+    placed = xr.DataArray(wide.astype(np.float32), dims=("y", "x")).rio.write_crs("EPSG:32630")
+    placed = placed.rio.write_transform(CELLS * Affine.translation(-4, -4)).rio.write_nodata(np.nan)
+    placed.rio.reproject("EPSG:4326", resampling=Resampling.cubic).rio.to_raster(tmp_path / "degrees.tif")
+    refined = read(made(tmp_path / "degrees.tif").path)
+    spline = mean_keeping_spline(coarse, CellGrid.squares(terrain.shape, K))
+    error = (np.abs(surface - terrain)[16:-16, 16:-16].mean() for surface in (refined, spline))
+    assert np.divide(*error) < 1.1 and not np.isnan(refined).any()
 
 
 def test_a_store_holds_all_three(made, terrain):
