@@ -122,7 +122,10 @@ def _understood(found: dict) -> pystac.Item | None:
     try:
         item = pystac.Item.from_dict(found, preserve_dict=False)
         place = _place(item)
-    except (pystac.STACError, shapely.errors.ShapelyError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (
+        pystac.STACError, pystac.STACTypeError, shapely.errors.ShapelyError, ValueError, KeyError, TypeError,
+        AttributeError,
+    ) as error:
         fault = f"is no item that can be read ({error or type(error).__name__})"
     else:
         if not place.is_empty and np.isfinite(place.bounds).all():

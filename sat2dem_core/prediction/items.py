@@ -123,7 +123,7 @@ def open_item(source: str | os.PathLike) -> ItemImage:
         raise InvalidItem(f"{source} is no STAC item but a {kind}: give the address or the file of one item")
     try:
         item = pystac.Item.from_dict(content, href=location)
-    except (pystac.STACError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (pystac.STACError, pystac.STACTypeError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InvalidItem(
             f"{source} is no STAC item that can be read ({error!r}): give the address or the file of one item"
         ) from error

@@ -157,6 +157,7 @@ def answering():
     ({"geometry": None, "bbox": None}, "states no place"), ({"geometry": None, "bbox": [None, 0, 1, 1]}, "can be read"),
     ({"geometry": {"type": "Polygon", "coordinates": []}}, "states no place"), ({"assets": {"red": {}}}, "href"),
     ({"geometry": {"type": "Circle", "coordinates": [1]}}, "circle"), ({"assets": {"red": None}}, "can be read"),
+    ({"type": "Thing"}, "can be read"),
 ])
 def test_an_item_that_is_none_is_left_out_of_an_answer_and_named(world, answering, change, words):
     good = next(item for item in world.items if item["id"] == ZONE + "20230601")
