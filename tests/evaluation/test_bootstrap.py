@@ -117,8 +117,10 @@ def test_estimate_is_written_with_its_interval():
     assert str(Estimate(12.34, 10.06, 14.0)) == "12.3 (10.1 to 14.0)"
 
 
-@pytest.mark.parametrize(("low", "high", "significant"), [(0, 2, False), (-2, 0, False), (-1, 1, False), (0.1, 1, True)])
-def test_a_difference_is_noise_where_its_interval_holds_zero(low, high, significant):
+@pytest.mark.parametrize(
+    ("low", "high", "significant"), [(0, 2, False), (-2, 0, False), (-1, 1, False), (0.1, 1, True)]
+)
+def test_a_difference_is_significant_where_its_interval_excludes_zero(low, high, significant):
     assert Difference(0.5, low, high, 0.5, 9).significant == significant
 
 

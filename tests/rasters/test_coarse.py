@@ -10,7 +10,8 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 
 from sat2dem_core.errors import NoElevation
 from sat2dem_core.rasters.coarse import (
-    FLOOR, CellGrid, CellSpline, bicubic, bilinear, cell_means, fill_voids, local_step, mean_keeping_spline, smooth_on_pixels
+    FLOOR, CellGrid, CellSpline, bicubic, bilinear, cell_means, fill_smoothly, fill_voids, local_step,
+    mean_keeping_spline, smooth_on_pixels,
 )
 
 SURFACES = [bilinear, bicubic, mean_keeping_spline]
@@ -209,3 +210,15 @@ def test_a_spline_in_pieces_is_the_mean_keeping_one(cell, height, width, seed, v
     for row, column in np.ndindex(spline.means().shape):
         part = pixels[row * cell : (row + 1) * cell, column * cell : (column + 1) * cell]
         assert spline.means()[row, column] == pytest.approx(part.mean(), abs=1e-2)
+
+
+def test_voids_between_cells_are_interpolated_and_beyond_reach_they_stay():
+    rows, columns = np.mgrid[:30, :40].astype(float)
+    cells = 100 + 3 * rows + 2 * columns
+    holes = cells.copy()
+    holes[5:12, 6:15] = np.nan
+    holes[:, 30:] = np.nan
+    filled = fill_smoothly(holes, reach=4)
+    assert np.abs(filled - cells)[:, :30].max() < 1e-6  # a plane is kept
+    assert (filled[:, 30:34] == cells[:, 29:30]).all() and np.isnan(filled[:, 34:]).all()
+    assert np.isnan(fill_smoothly(np.full((3, 3), np.nan))).all()
