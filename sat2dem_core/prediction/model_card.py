@@ -112,9 +112,10 @@ def stac_item(
         license: of the weights, an SPDX identifier; None if it is not known.
     """
     initial, now = description.card.get("initial weights"), f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
+    bands = [{"name": band, "data_type": "uint8"} for port in description.inputs for band in port.bands]
     properties = {
         "datetime": now, "created": now, "title": f"Sat2DEM {description.name}", "description": description.text,
-        "license": license or "other", "gsd": description.gsd,
+        "license": license or "other", "gsd": description.gsd, "bands": bands,
         "mlm:name": _identifier(description.name), "mlm:architecture": description.architecture,
         "mlm:tasks": ["regression"], "mlm:framework": "ONNX", "mlm:total_parameters": description.parameters,
         "mlm:pretrained": initial is not None, "mlm:pretrained_source": initial, "mlm:accelerator": None,
@@ -128,13 +129,12 @@ def stac_item(
             "weights_sha256": description.sha256, "held_out_scores": description.scores,
         },
     }
-    bands = [{"name": band, "data_type": "uint8"} for port in description.inputs for band in port.bands]
     assets = {
         "model": {
             "href": f"./{graph}", "title": "Network with normalization and unit, ONNX",
             "type": "application/octet-stream; framework=onnx", "roles": ["mlm:model", "mlm:weights"],
             "mlm:artifact_type": "onnx", "file:size": size, "file:checksum": f"1220{sha256}",  # as a multihash
-            "bands": bands,
+            "bands": bands,  # MLM's schema asks for them in the properties, STAC's then for them here, too
         },
         "card": {"href": f"./{card}", "title": "Model card", "type": "text/markdown", "roles": ["metadata"]},
     }

@@ -222,7 +222,8 @@ def test_the_item_is_a_stac_item_of_a_model(exported, weights):
     assert model.pretrained is False and model.pretrained_source is None
     (asset,) = (asset for asset in item.assets.values() if "mlm:model" in asset.roles)
     assert asset.extra_fields["mlm:artifact_type"] == "onnx"
-    assert [band["name"] for band in asset.extra_fields["bands"]] == taken.bands == ["red", "green", "blue"]
+    for bands in (item.properties["bands"], asset.extra_fields["bands"]):
+        assert [band["name"] for band in bands] == taken.bands == ["red", "green", "blue"]
     file, written = FileExtension.ext(asset), exported[0].read_bytes()
     assert file.size == len(written) and file.checksum == f"1220{hashlib.sha256(written).hexdigest()}"
     names = {(exported[1].parent / asset.href).resolve() for asset in item.assets.values()}
