@@ -5,19 +5,21 @@ the truth show what a kind of knowledge is worth; nobody could compute them wher
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sat2dem_core.evaluation.measures import Tally
+from sat2dem_core.evaluation.measures import Known, Tally
 
 Predictor = Callable[[Tensor, Tensor], Tensor]
 
 
 def tile_mean(dem: Tensor) -> Tensor:
     """Mean of each tile's valid pixels: (N, H, W) to (N, 1, 1)."""
-    return dem.nanmean((-2, -1), keepdim=True)
+    mean = dem.mean((-2, -1), keepdim=True)  # ten times as fast as nanmean, and the same where there is no nodata
+    return dem.nanmean((-2, -1), keepdim=True) if mean.isnan().any() else mean
 
 
 def constant(median: float) -> Predictor:
@@ -26,8 +28,9 @@ def constant(median: float) -> Predictor:
 
 
 def color(weights: Tensor) -> Predictor:
-    """A linear function of red, green and blue, with (4,) weights of one and the three colors; see :func:`fit`."""
-    return lambda rgb, truth: (_colors(rgb) @ weights).to(truth.dtype)
+    """A linear function of red, green and blue from 0 to 1, with (4,) weights of one and these; see :func:`fit`."""
+    first, others = weights[0], weights[1:] / 255
+    return lambda rgb, truth: (first + others @ rgb.double().flatten(2)).view_as(truth).to(truth.dtype)
 
 
 def fit(
@@ -43,27 +46,26 @@ def fit(
         For each target, its ``constant`` and its ``color``.
     """
     tallies = {name: Tally(reach=10_000.0) for name in targets}
-    matrix = torch.zeros(4, 4, dtype=torch.float64)
-    products = torch.zeros(4, len(targets), dtype=torch.float64)
+    size = 4 + len(targets)  # one, three colors and the targets
+    sums = torch.zeros(size, size, dtype=torch.float64)  # of their products
     for rgb, dem in train:
-        known = ~dem.isnan()
-        colors = _colors(rgb)[known]  # (pixels, 4)
-        values = [target(dem)[known] for target in targets.values()]
+        known = Known(dem)
+        values = torch.stack([target(dem) for target in targets.values()])  # (targets, N, H, W)
         for tally, part in zip(tallies.values(), values):
-            tally.add(part)
-        matrix += colors.T @ colors
-        products += colors.T @ torch.stack(values, 1).double()
+            tally.add(known.chosen(part))
+        factors = torch.ones(len(rgb), size, dem[0].numel(), dtype=torch.float64)
+        factors[:, 1:4], factors[:, 4:] = rgb.flatten(2), values.movedim(0, 1).flatten(2)
+        if not known.whole:
+            factors.masked_fill_(~known.valid.flatten(1)[:, None], 0)
+        sums += (factors @ factors.mT).sum(0)
+    sums[1:4] /= 255  # colors from 0 to 1
+    sums[:, 1:4] /= 255
+    matrix, products = sums[:4, :4], sums[:4, 4:]
     weights = torch.linalg.lstsq(matrix, products, driver="gelsd").solution  # (4, targets)
     return {
         name: {"constant": constant(tally.median()), "color": color(weights[:, number])}
         for number, (name, tally) in enumerate(tallies.items())
     }
-
-
-def _colors(rgb: Tensor) -> Tensor:
-    """(N, 3, H, W) uint8 to (N, H, W, 4): one and the three colors, 0 to 1."""
-    scaled = rgb.double().movedim(1, -1) / 255
-    return torch.cat([torch.ones_like(scaled[..., :1]), scaled], -1)
 
 
 def mean(rgb: Tensor, truth: Tensor) -> Tensor:
@@ -73,14 +75,15 @@ def mean(rgb: Tensor, truth: Tensor) -> Tensor:
 
 def plane(rgb: Tensor, truth: Tensor) -> Tensor:
     """The plane that fits each tile's truth best: its error is that of predicting the tile's tilt alone."""
-    axes = (torch.linspace(-1, 1, side, dtype=torch.float64) for side in truth.shape[1:])
-    rows, columns = torch.meshgrid(*axes, indexing="ij")
-    basis = torch.stack([torch.ones_like(rows), rows, columns], -1).flatten(0, 1)  # (H W, 3)
-    valid = (~truth.isnan()).flatten(1).double()  # (N, H W)
-    matrix = torch.einsum("np,pi,pj->nij", valid, basis, basis)
-    target = torch.einsum("np,pi->ni", truth.nan_to_num().flatten(1).double(), basis)
+    down, along = (torch.linspace(-1, 1, side, dtype=torch.float64) for side in truth.shape[1:])
+    row_powers, column_powers = (torch.stack([axis**0, axis, axis**2], 1) for axis in (down, along))  # (side, 3)
+    rows, columns = torch.tensor([0, 1, 0]), torch.tensor([0, 0, 1])  # powers of row and column in the plane's terms
+    moments = row_powers.T @ (~truth.isnan()).double() @ column_powers  # (N, 3, 3)
+    matrix = moments[:, rows[:, None] + rows, columns[:, None] + columns]
+    target = (row_powers.T @ truth.nan_to_num().double() @ column_powers)[:, rows, columns]
     solution = torch.linalg.lstsq(matrix, target.unsqueeze(2), driver="gelsd").solution  # gelsd: a tile may be empty
-    return (basis @ solution).squeeze(2).view_as(truth).to(truth.dtype)
+    level, south, east = solution.unsqueeze(3).unbind(1)  # (N, 1, 1) each
+    return (level + south * down[:, None] + east * along).to(truth.dtype)
 
 
 def coarse(meters: float, gsd: tuple[float, float]) -> Predictor:
@@ -93,10 +96,18 @@ def coarse(meters: float, gsd: tuple[float, float]) -> Predictor:
     """
     def predict(rgb: Tensor, truth: Tensor) -> Tensor:
         rows, columns = (max(round(side * step / meters), 1) for side, step in zip(truth.shape[1:], gsd))
-        valid = (~truth.isnan()).to(truth.dtype)
-        share = F.adaptive_avg_pool2d(valid, (rows, columns))
-        cells = F.adaptive_avg_pool2d(truth.nan_to_num(), (rows, columns)) / share
-        cells = torch.where(share > 0, cells, tile_mean(truth))  # cells without elevation
-        return F.interpolate(cells.unsqueeze(1), size=truth.shape[1:], mode="bicubic").squeeze(1)
+        cells = F.adaptive_avg_pool2d(truth, (rows, columns))
+        if cells.isnan().any():
+            share = F.adaptive_avg_pool2d((~truth.isnan()).to(truth.dtype), (rows, columns))
+            cells = F.adaptive_avg_pool2d(truth.nan_to_num(), (rows, columns)) / share
+            cells = torch.where(share > 0, cells, tile_mean(truth))  # cells without elevation
+        height, width = truth.shape[1:]
+        return _cubic(rows, height, truth.dtype) @ cells @ _cubic(columns, width, truth.dtype).T
 
     return predict
+
+
+@cache
+def _cubic(cells: int, side: int, dtype: torch.dtype) -> Tensor:
+    """The weight of each cell at each pixel, (side, cells); products with it are faster than ``interpolate`` itself."""
+    return F.interpolate(torch.eye(cells, dtype=dtype)[None, None], size=(side, cells), mode="bicubic")[0, 0]

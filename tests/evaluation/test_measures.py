@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torchmetrics.functional import mean_absolute_error, mean_squared_error, r2_score
 from torchmetrics.functional.image import structural_similarity_index_measure
 
+from sat2dem_core import terrain
 from sat2dem_core.errors import NoTiles, WrongShape
 from sat2dem_core.evaluation import measures
 from sat2dem_core.evaluation.measures import Measures, Tally, Truth, ssim
@@ -32,6 +33,13 @@ def measured(prediction, truth, scale=(0.0, 4000.0, 1.0), **options) -> dict:
 
 
 # --- a stream of errors -----------------------------------------------------------------------------------------------
+
+
+@given(values=st.lists(st.floats(-4000, 4000), min_size=1, max_size=60), share=st.floats(0, 1))
+def test_quantiles_are_those_of_numpy(values, share):
+    expected = np.quantile(values, share)
+    assert measures._quantile(np.array(values), share) == pytest.approx(expected, rel=1e-12, abs=1e-9)
+    assert math.isnan(measures._quantile(np.empty(0), share))
 
 
 @given(values=st.lists(st.floats(-4000, 4000, width=32), min_size=1, max_size=60), parts=st.integers(1, 7))
@@ -61,7 +69,7 @@ def test_state_does_not_grow_with_the_number_of_tiles(monkeypatch):
     measure = Measures(GSD, (0.0, 4000.0, 1.0))
 
     def size() -> int:
-        tallies = [measure.errors, measure.slope, measure.aspect, measure.roughness, *measure.by_class.values()]
+        tallies = [measure.errors, *measure.by_class.values()]
         return sum(tally.counts.nbytes + sum(part.nbytes for pair in tally.kept for part in pair) for tally in tallies)
 
     sizes = []
@@ -122,10 +130,8 @@ def test_classes_and_histograms_have_their_documented_sizes():
     assert classes["slope"] == (0, 12.5, 25, 50, math.inf) and classes["relief"] == (0, 100, 300, 600, 1200, math.inf)
     assert classes["elevation"] == (-math.inf, 0, 500, 1000, 1500, 2000, 2500, 3000, math.inf)
     measure = Measures(GSD)
-    tallies = measure.errors, measure.slope, measure.aspect, measure.roughness, measure.by_class["relief"]
-    assert [(tally.groups, tally.reach, tally.step) for tally in tallies] == [
-        (1, 5000, 0.01), (1, 1000, 0.01), (1, 180, 0.01), (1, 1000, 0.01), (5, 5000, 0.1)
-    ]
+    tallies = measure.errors, measure.by_class["relief"]
+    assert [(tally.groups, tally.reach, tally.step) for tally in tallies] == [(1, 5000, 0.01), (5, 5000, 0.1)]
     assert measure.by_class["slope"].groups == 4 and measure.by_class["elevation"].groups == 8
 
 
@@ -244,6 +250,49 @@ def test_predictions_that_share_a_truth_are_measured_as_if_alone():
         errors = shared.compare(prediction, truth)
         assert shared.result() == measured(prediction, relief, None, water=water, elevation=dem)
         assert errors.pixels.tolist() == [27 * 32, 26 * 32, 32 * 32]
+
+
+@pytest.mark.parametrize("holes", [False, True])
+def test_mean_error_is_that_of_all_measures(holes):
+    truth, prediction = hills(), hills(seed=1)
+    if holes:
+        truth[0, :5], truth[1] = math.nan, math.nan
+    alone, among = measures.MeanError(), Measures(GSD)
+    for part in (slice(0, 1), slice(1, 3)):
+        by_tile, expected = (measure.compare(prediction[part], Truth(truth[part], GSD)) for measure in (alone, among))
+        assert by_tile.pixels.tolist() == expected.pixels.tolist()
+        torch.testing.assert_close(by_tile.mae, expected.mae, equal_nan=True)
+    assert alone.result()["pixels"] == among.result()["pixels"] == (27 * 32 + 32 * 32 if holes else 3 * 32 * 32)
+    assert alone.result()["MAE"] == pytest.approx(among.result()["MAE"], rel=1e-12)
+    with pytest.raises(WrongShape, match="prediction is NaN where the truth is known"):
+        alone.compare(torch.full_like(truth, math.nan), Truth(truth, GSD))
+    with pytest.raises(WrongShape, match="lie on different grids"):
+        alone.compare(prediction[:1], Truth(truth, GSD))
+    assert measures.MeanError().result() == {"MAE": None, "pixels": 0}
+
+
+@given(seed=st.integers(0, 99), holes=st.booleans())
+def test_form_is_that_of_the_module_of_terrain(seed, holes):
+    truth, prediction = hills(seed=seed), hills(seed=seed + 20)
+    prediction[0, 8:14, 8:14] = 700.0  # level terrain has no aspect
+    if holes:
+        truth[1, 3:6, 20:] = math.nan
+    measure = Measures(GSD)
+    measure.update(prediction, truth)
+    slope, roughness = (f(prediction) - f(truth) for f in (lambda dem: terrain.slope(dem, GSD), terrain.roughness))
+    aspect = terrain.angle_between(terrain.aspect(prediction, GSD), terrain.aspect(truth, GSD))
+    for sums, values in ((measure.slope, slope), (measure.roughness, roughness), (measure.aspect, aspect)):
+        known = values[~values.isnan()].double()
+        assert sums.sums[0, 0] == len(known)
+        assert sums.sums[1:3, 0] == pytest.approx([float(known.sum()), float(known.abs().sum())], rel=1e-4)
+
+
+def test_only_the_classes_that_are_asked_for_are_measured():
+    measure, all_classes = Measures(GSD, classes=("slope",)), Measures(GSD)
+    for one in (measure, all_classes):
+        one.update(hills(), hills(seed=1))
+    assert list(measure.by_class) == ["slope"] and list(all_classes.by_class) == list(measures.CLASSES)
+    assert measure.by_class["slope"].result(2) == all_classes.by_class["slope"].result(2)
 
 
 def test_classes_hold_every_pixel_that_has_one():
@@ -380,9 +429,9 @@ def test_tiles_that_cannot_be_compared_are_refused(prediction, message):
 # --- SSIM -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("data_range", [1.0, 0.6439])
-def test_ssim_of_whole_tiles_equals_torchmetrics_tile_by_tile(data_range):
-    prediction, truth = hills(4, seed=2) / 4000, hills(4, seed=3) / 4000
+@pytest.mark.parametrize(("data_range", "shape"), [(1.0, (32, 32)), (0.6439, (75, 11)), (0.6439, (33, 64))])
+def test_ssim_of_whole_tiles_equals_torchmetrics_tile_by_tile(data_range, shape):
+    prediction, truth = (hills(4, 75, seed)[:, : shape[0], : shape[1]] / 4000 for seed in (2, 3))
     expected = structural_similarity_index_measure(
         prediction[:, None], truth[:, None], data_range=data_range, reduction="none"
     )

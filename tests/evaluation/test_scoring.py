@@ -1,6 +1,7 @@
 """Scores of models that know the truth, and of baselines, in meters."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,7 @@ from sat2dem_core.errors import NoTiles, UnknownName
 from sat2dem_core.evaluation import scoring
 from sat2dem_core.evaluation.baselines import tile_mean
 from sat2dem_core.evaluation.measures import CLASSES
-from sat2dem_core.evaluation.scoring import QUESTIONS, elevations, evaluate, to_target, trained_question
+from sat2dem_core.evaluation.scoring import QUESTIONS, elevations, evaluate, fit_baselines, to_target, trained_question
 
 
 def tiles(seed: int, count: int = 3, size: int = 32) -> torch.Tensor:
@@ -143,6 +144,25 @@ def test_classes_tiles_and_spectra_show_where_the_error_lies(data, small):
     assert spectra["unet: relief"].between(0.99, 1.01).all() and (spectra["unet: error"] < 1e-4).all()
     assert spectra["tile mean: error"].between(0.99, 1.01).all()
     assert set(evaluation.classes.index.get_level_values("by")) == set(CLASSES)
+
+
+@pytest.mark.parametrize("part", [32**2, 2**17])
+def test_what_a_study_keeps_is_part_of_all_that_is_scored(data, small, monkeypatch, part):
+    """With baselines that were fitted before; few tiles or many are measured at once."""
+    test = replace(data.test, dem=data.test.dem.copy())
+    test.dem[0, :9], test.dem[1, 3, 4] = np.nan, np.nan
+    model = Oracle(small, data.normalization, data.test.dem, error=10)
+    whole = evaluate(model, test, data.train)
+    monkeypatch.setattr(scoring, "PART", part)
+    kept = evaluate(model, test, fit_baselines(data.train), full=False)
+    own = [(question, "unet") for question in QUESTIONS]
+    close = partial(pd.testing.assert_frame_equal, rtol=1e-6)
+    close(kept.table.loc[own], whole.table.loc[own])
+    close(kept.table[["MAE", "pixels"]], whole.table[["MAE", "pixels"]])
+    assert kept.table.drop(own).drop(columns=["MAE", "pixels"]).isna().all(axis=None)
+    close(kept.tiles, whole.tiles)
+    close(kept.classes, whole.classes.query("by == 'slope'"))
+    assert list(kept.spectra) == ["unet: relief", "unet: error"]
 
 
 def test_water_is_left_out_on_request(data, small):
