@@ -50,7 +50,8 @@ def stem_of(image: str) -> str:
     ('valley', 'b', 'c')
     """
     name = image.partition("?")[0] if re.search(r"https?://", image) else image
-    last = re.split(r"[/\\!]", name)[-1].strip('"')
+    container = re.match(r'[A-Za-z]\w+:(?!//)"?([^":]+)', name)
+    last = re.split(r"[/\\!]", container[1] if container else name)[-1]
     return Path(unquote(last) if "://" in image else last).stem
 
 
