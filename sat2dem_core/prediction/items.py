@@ -99,7 +99,8 @@ def open_item(source: str | os.PathLike) -> ItemImage:
     The bands are found by their descriptions (``eo:bands``, ``bands``), or by the names that Earth Search and
     Planetary Computer give to assets; an item without red, green and blue is shown in its asset ``visual``. Numbers
     become reflectance where the item tells how, as in data sets that are built from catalogs: see
-    :data:`sat2dem_core.dataset.stac.SENSORS`. GDAL signs the addresses of Planetary Computer whenever it needs to.
+    :data:`sat2dem_core.dataset.stac.SENSORS`. GDAL signs the addresses of Planetary Computer whenever it needs to. On a
+    cluster, ``SAT2DEM_CACHE`` must name a folder that every worker reads.
 
     Args:
         source: address (http, https) or file of the item.
@@ -319,7 +320,8 @@ def _examine(item: "pystac.Item", band: _Band) -> _File:
         with opened(address) as file:
             if file.count < band.number:
                 raise UnreadableRaster(f"it has {file.count} band(s)")
-            return _described(file, band, address, _data_values(asset, band.number, "nodata")[0])
+            blank = 0 if _sensor(item, band, file.dtypes[band.number - 1]) else None
+            return _described(file, band, address, _data_values(asset, band.number, "nodata")[0], blank)
     except Sat2DEMError as error:
         reason = error.__cause__ or error
         raise UnreadableRaster(
@@ -328,12 +330,13 @@ def _examine(item: "pystac.Item", band: _Band) -> _File:
         ) from error
 
 
-def _described(file: DatasetReader, band: _Band, address: str, stated: Any) -> _File:
+def _described(file: DatasetReader, band: _Band, address: str, stated: Any, usual: float | None) -> _File:
+    """A band as the file, or else the item, or else what is usual for the product, describes it."""
     dtype, nodata = file.dtypes[band.number - 1], file.nodatavals[band.number - 1]
     if dtype not in GDAL_TYPES:
         raise UnsupportedImagery(f"its numbers are {dtype}")
-    if nodata is None and isinstance(stated, int | float):
-        nodata = float(stated)
+    if nodata is None:
+        nodata = float(stated) if isinstance(stated, int | float) else usual
     return _File(address, own_grid(file), dtype, nodata, file.block_shapes[band.number - 1])
 
 
@@ -368,9 +371,7 @@ def _scaling(item: "pystac.Item", band: _Band, dtype: str) -> tuple[float, float
     """
     from sat2dem_core.dataset.stac import SENSORS
 
-    text = f"{item.collection_id} {item.id} {item.properties.get('platform')}".lower()
-    sensor = next((name for name, pattern in PRODUCTS.items() if pattern.search(text)), None)
-    if sensor and not band.display and dtype != "uint8":
+    if sensor := _sensor(item, band, dtype):
         try:
             return SENSORS[sensor][1](item)
         except MissingAsset:
@@ -378,6 +379,13 @@ def _scaling(item: "pystac.Item", band: _Band, dtype: str) -> tuple[float, float
     scale, offset = _data_values(item.assets[band.key], band.number, "scale", "offset")
     stated = float(1 if scale is None else scale), float(offset or 0)
     return None if stated == (1.0, 0.0) else stated
+
+
+def _sensor(item: "pystac.Item", band: _Band, dtype: str) -> str | None:
+    """The sensor whose reflectance a band holds as numbers that are known, with 0 for no data; None for others."""
+    text = f"{item.collection_id} {item.id} {item.properties.get('platform')}".lower()
+    sensor = next((name for name, pattern in PRODUCTS.items() if pattern.search(text)), None)
+    return None if band.display or dtype == "uint8" else sensor
 
 
 def _kept(name: str, text: str) -> Path:

@@ -169,12 +169,13 @@ def test_scale_and_offset_that_an_unknown_product_states_are_applied(write_item,
     assert read(open_item(write_item(assets=colors, collection="other")))[:, 0, 0].tolist() == [100, 200, 300]
 
 
-def test_pixels_without_data_stay_so(write_item, write_raster):
+@pytest.mark.parametrize("declared", [{"nodata": 0}, {}])
+def test_pixels_without_data_stay_so(write_item, write_raster, declared):
     colors = {}
     for color in ("red", "green", "blue"):
         numbers = np.full((40, 50), 3000, np.uint16)
         numbers[:10] = 0
-        colors[color] = {"href": str(write_raster(f"{color}.tif", numbers, nodata=0)), "type": "image/tiff"}
+        colors[color] = {"href": str(write_raster(f"{color}.tif", numbers, **declared)), "type": "image/tiff"}
     values = read(open_item(write_item(assets=colors)))
     assert np.isnan(values[:, :10]).all() and np.allclose(values[:, 10:], 0.3)
 
