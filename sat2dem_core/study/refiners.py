@@ -77,8 +77,8 @@ def refined(question: Question, network: Refiner) -> tuple[np.ndarray, np.ndarra
     azimuth = question.azimuth
     if azimuth is None:
         shading = fit_shading(question.image, question.spline, question.gsd, question.k)
-        cells = int((~np.isnan(question.cells)).sum())
-        azimuth = shading.azimuth if is_visible(shading, cells) else MORNING
+        count = int((~np.isnan(question.cells)).sum())
+        azimuth = shading.azimuth if is_visible(shading, count) else MORNING
     gsd = float(np.mean(question.gsd))
     added, unit = network.relief(question.image, question.spline, question.k, gsd, azimuth)
 
