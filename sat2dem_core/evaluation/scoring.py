@@ -12,6 +12,7 @@ tiles on (n + 1) / 2 with the normalization's ``ssim_range``. :mod:`sat2dem_core
 Nodata never counts.
 """
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -199,25 +200,22 @@ class _Scores:
             for name in others:
                 self.measures[question, name] = Measures(gsd, scale, form, ()) if full else MeanError()
         self.channels = {key: Drainage(gsd) for key in self.measures if drainage and key[0] == "relief"}
-        self.tiles: list[dict[str, np.ndarray]] = []  # of each batch, the columns of Evaluation.tiles
+        # The columns of Evaluation.tiles, as numbers: small arrays would lie scattered, and memory would grow around them.
+        self.tiles: defaultdict[str, list[float]] = defaultdict(list)
 
     def update(self, answers: dict[Key, Tensor], truth: Tensor, water: Tensor | None) -> None:
         """Add a batch of tiles, (N, H, W) meters each."""
         targets = {question: Truth(to_target(truth, question), self.gsd, water, truth) for question in QUESTIONS}
-        columns: dict[str, np.ndarray] = {}
+        self.tiles["pixels"] += targets["relief"].pixels.tolist()
         for key, measures in self.measures.items():
             question, name = key
-            by_tile = measures.compare(answers[key], targets[question])
-            columns.setdefault("pixels", by_tile.pixels.numpy())
-            columns[f"{question}: {name}"] = by_tile.mae.numpy()
+            self.tiles[f"{question}: {name}"] += measures.compare(answers[key], targets[question]).mae.tolist()
             if key in self.channels:
                 self.channels[key].update(answers[key], truth)
-        self.tiles.append(columns)
 
     def result(self, ids: Sequence[str]) -> Evaluation:
         """The evaluation of all tiles, which have these names."""
-        columns = {name: np.concatenate([batch[name] for batch in self.tiles]) for name in self.tiles[0]}
-        tiles = pd.DataFrame(columns, index=pd.Index(ids, name="tile"))
+        tiles = pd.DataFrame(self.tiles, index=pd.Index(ids, name="tile"))
         return Evaluation(self._table(), self._classes(), self._spectra(), tiles)
 
     def _table(self) -> pd.DataFrame:
