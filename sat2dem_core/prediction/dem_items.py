@@ -88,7 +88,7 @@ class Description:
         shape = footprint(grid)
         properties = self.taken | {
             "created": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", "title": f"Elevation from {tags['IMAGE']}",
-            "gsd": round(_spacing(grid), 3), **_projection(grid), **_processing(tags),
+            "gsd": round(_spacing(grid), 3), **_projection(grid), **_processing(tags, self.sources[1:]),
         } | {f"sat2dem:{name.lower()}": text for name, text in tags.items() if name != "AREA_OR_POINT"}
         if out.suffix == ".zarr":
             bands = [_band(name, unit, grid, "nan") for name, unit in units.items()]
@@ -236,16 +236,16 @@ def _projection(grid: Grid) -> dict[str, Any]:
 # Files
 
 
-def _processing(tags: Mapping[str, str]) -> dict[str, Any]:
+def _processing(tags: Mapping[str, str], more: Sequence[Source]) -> dict[str, Any]:
     """How the DEM was made, and by which model."""
     import torch
 
     names, checksums = tags["MODEL"].split(", "), tags["WEIGHTS_SHA256"].split(", ")
+    origin = ", and from ".join([f"red, green and blue of {tags['IMAGE']}", *(source.title for source in more)])
     weights = [{"name": name, "sha256": checksum} for name, checksum in zip(names, checksums)]
     return {
         "processing:level": "L4", "processing:software": {"sat2dem-core": __version__, "torch": torch.__version__},
-        "processing:lineage": f"Elevation predicted by a neural network from red, green and blue of {tags['IMAGE']}; "
-        f"heights are {tags['HEIGHTS']}",
+        "processing:lineage": f"Elevation predicted by a neural network from {origin}; heights are {tags['HEIGHTS']}",
         "processing:expression": {"format": "safetensors-sha256", "expression": weights}, "mlm:name": names[0],
     }
 

@@ -76,6 +76,14 @@ def test_the_item_opens_the_dem_elsewhere(made):
     assert elevation.dtype == np.float32 and elevation.nodata == -9999
 
 
+def test_a_dem_of_anchors_is_a_source_too(made, hills, tmp_path):
+    (folder := tmp_path / "known").mkdir()
+    hills.dem.rio.to_raster(folder / "coarse dem.tif")
+    item = load(made(stac=True, date=DAY, anchors=folder / "coarse dem.tif").item)
+    assert [link["href"] for link in item["links"]] == ["./hills.tif", "./known/coarse dem.tif"]
+    assert "of hills.tif, and from coarse dem.tif; heights are absolute" in item["properties"]["processing:lineage"]
+
+
 def test_a_store_has_its_item_too(made, tmp_path):
     result = made("dem.zarr", stac=True, date=DAY)
     item = load(result.item)
