@@ -53,13 +53,11 @@ class Sums:
 
     def add(self, errors: Values, group: Values | None = None) -> None:
         """Add errors (K,), none of them NaN, and the number of each one's group, by default 0."""
-        wide = np.asarray(errors, np.float64)
-        if group is None:
-            self.sums[:, 0] += len(wide), wide.sum(), np.abs(wide).sum(), float(wide @ wide)
-        else:
-            group = np.asarray(group, np.intp)  # what bincount would make of it four times
-            for row, weights in enumerate((None, wide, np.abs(wide), wide**2)):
-                self.sums[row] += np.bincount(group, weights, self.groups)
+        values, numbers = np.asarray(errors), None if group is None else np.asarray(group)
+        parts = [values] if numbers is None else [values[numbers == number] for number in range(self.groups)]
+        for number, part in enumerate(parts):
+            wide = part.astype(np.float64)
+            self.sums[:, number] += len(wide), wide.sum(), np.abs(wide).sum(), float(wide @ wide)
 
     def result(self, group: int = 0) -> dict[str, float | None]:
         """All measures of a group; each is None where the group has no errors."""
@@ -192,7 +190,7 @@ class Known:
     @cached_property
     def whole(self) -> bool:
         """Whether there is no nodata, so that masks, which take longer than sums, can be left out."""
-        return bool(self.valid.all())
+        return bool(self.valid.numpy().all())
 
     @cached_property
     def complete(self) -> Tensor:
@@ -518,14 +516,14 @@ class _Windows:
     """What SSIM needs of the truth (N, H, W): mean and variance in each window, and which windows are not whole."""
 
     def __init__(self, truth: Tensor):
-        hole = truth.isnan()
-        self.truth = truth.masked_fill(hole, 0)
+        known = Known(truth)
+        self.truth = known.filled(truth)
         self.mean, square = _blurred(torch.stack([self.truth, self.truth.square()]))
         self.squared = self.mean.square()
         self.variance = (square - self.squared).clamp(min=0)
-        self.hole = hole if hole.any() else None
+        self.hole = None if known.whole else ~known.valid
         if self.hole is not None:
-            self.near_hole = F.max_pool2d(hole.float().unsqueeze(1), 11, stride=1, padding=5).squeeze(1) > 0
+            self.near_hole = F.max_pool2d(self.hole.float().unsqueeze(1), 11, stride=1, padding=5).squeeze(1) > 0
 
 
 def _similarity(prediction: Tensor, windows: _Windows, data_range: float) -> Tensor:

@@ -200,7 +200,7 @@ class _Scores:
             for name in others:
                 self.measures[question, name] = Measures(gsd, scale, form, ()) if full else MeanError()
         self.channels = {key: Drainage(gsd) for key in self.measures if drainage and key[0] == "relief"}
-        # The columns of Evaluation.tiles, as numbers: small arrays would lie scattered, and memory would grow around them.
+        # The columns of Evaluation.tiles, as numbers: small arrays would lie scattered, and the heap grow around them.
         self.tiles: defaultdict[str, list[float]] = defaultdict(list)
 
     def update(self, answers: dict[Key, Tensor], truth: Tensor, water: Tensor | None) -> None:
