@@ -516,12 +516,11 @@ class _Windows:
     """What SSIM needs of the truth (N, H, W): mean and variance in each window, and which windows are not whole."""
 
     def __init__(self, truth: Tensor):
-        known = Known(truth)
-        self.truth = known.filled(truth)
+        self.hole = truth.isnan() if truth.sum().isnan() else None
+        self.truth = truth if self.hole is None else truth.masked_fill(self.hole, 0)
         self.mean, square = _blurred(torch.stack([self.truth, self.truth.square()]))
         self.squared = self.mean.square()
         self.variance = (square - self.squared).clamp(min=0)
-        self.hole = None if known.whole else ~known.valid
         if self.hole is not None:
             self.near_hole = F.max_pool2d(self.hole.float().unsqueeze(1), 11, stride=1, padding=5).squeeze(1) > 0
 
@@ -544,7 +543,7 @@ def _blurred(maps: Tensor) -> Tensor:
     Each product with the whole matrix is cut into products with its blocks around the diagonal, since all else is zero.
     """
     for _ in range(2):  # columns, then rows
-        weights = _window(maps.shape[-1], maps.dtype)
+        weights = _window(maps.shape[-1], maps.dtype, maps.device)
         starts = range(0, len(weights), BLOCK)
         blocks = [(slice(max(start - 5, 0), start + BLOCK + 5), slice(start, start + BLOCK)) for start in starts]
         maps = torch.cat([maps[..., near] @ weights[near, block] for near, block in blocks], -1).transpose(-1, -2)
@@ -552,8 +551,9 @@ def _blurred(maps: Tensor) -> Tensor:
 
 
 @cache
-def _window(side: int, dtype: torch.dtype) -> Tensor:
+def _window(side: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """SSIM's Gaussian of 11 px around each of ``side`` pixels, mirrored at the edges, (side, side)."""
-    from_center = torch.arange(side + 10)[:, None] - 5 - torch.arange(side)
-    weights = torch.exp(-(from_center.to(dtype) / 1.5).square() / 2).masked_fill(from_center.abs() > 5, 0)
-    return F.pad(torch.eye(side, dtype=dtype)[None], (5, 5), mode="reflect")[0] @ (weights / weights.sum(0))
+    with device:
+        from_center = torch.arange(side + 10)[:, None] - 5 - torch.arange(side)
+        weights = torch.exp(-(from_center.to(dtype) / 1.5).square() / 2).masked_fill(from_center.abs() > 5, 0)
+        return F.pad(torch.eye(side, dtype=dtype)[None], (5, 5), mode="reflect")[0] @ (weights / weights.sum(0))
