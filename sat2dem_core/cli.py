@@ -109,17 +109,12 @@ def _add_predict(predict: argparse.ArgumentParser) -> None:
         help="the DEM to write: a Cloud-Optimized GeoTIFF (.tif), or a Zarr store (.zarr), which also holds the "
         "interval and the distance; with --images, a folder",
     )
-    predict.add_argument(
-        "--interval", metavar="FILE", help="GeoTIFF for half the width of a 90 %% prediction interval, in meters"
-    )
+    _add_interval(predict)
     predict.add_argument(
         "--domain", metavar="FILE",
         help="GeoTIFF for the distance of the image from the training distribution; above 1, it lies outside",
     )
-    predict.add_argument(
-        "--style", action="store_true", help="also write a style (.qml) with which QGIS draws the DEM in colors"
-    )
-    _add_stac(predict)
+    _add_beside(predict)
     _add_image_options(predict)
     predict.add_argument(
         "--anchors", metavar="DEM|CSV|POINTS|LON,LAT,HEIGHT",
@@ -146,8 +141,7 @@ def _add_predict(predict: argparse.ArgumentParser) -> None:
         "--no-caution", action="store_true",
         help="keep the relief at full height where the image is unlike the training images",
     )
-    predict.add_argument("--scheduler", metavar="ADDRESS", help="a dask cluster to predict on (default: this process)")
-    predict.add_argument("--overwrite", action="store_true", help="replace the files to write if they exist")
+    _add_execution(predict)
 
 
 def _add_refine(refine: argparse.ArgumentParser) -> None:
@@ -163,16 +157,11 @@ def _add_refine(refine: argparse.ArgumentParser) -> None:
         help="the DEM to write: a Cloud-Optimized GeoTIFF (.tif), or a Zarr store (.zarr), which also holds interval "
         "and difference; with --images, a folder",
     )
-    refine.add_argument(
-        "--interval", metavar="FILE", help="GeoTIFF for half the width of a 90 %% prediction interval, in meters"
-    )
+    _add_interval(refine)
     refine.add_argument(
         "--difference", metavar="FILE", help="GeoTIFF for what the image changed, in meters"
     )
-    refine.add_argument(
-        "--style", action="store_true", help="also write a style (.qml) with which QGIS draws the DEM in colors"
-    )
-    _add_stac(refine)
+    _add_beside(refine)
     _add_image_options(refine)
     refine.add_argument(
         "--band", metavar="BAND",
@@ -182,8 +171,7 @@ def _add_refine(refine: argparse.ArgumentParser) -> None:
         "--vertical-datum", metavar="NAME",
         help="what the DEM's heights count from, for the tags (default: as its file says)",
     )
-    refine.add_argument("--scheduler", metavar="ADDRESS", help="a dask cluster to work on (default: this process)")
-    refine.add_argument("--overwrite", action="store_true", help="replace the files to write if they exist")
+    _add_execution(refine)
 
 
 def _add_info(info: argparse.ArgumentParser) -> None:
@@ -214,11 +202,26 @@ def _add_image(verb: argparse.ArgumentParser, lists: bool = False) -> None:
         )
 
 
-def _add_stac(verb: argparse.ArgumentParser) -> None:
+def _add_interval(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--interval", metavar="FILE", help="GeoTIFF for half the width of a 90 %% prediction interval, in meters"
+    )
+
+
+def _add_beside(verb: argparse.ArgumentParser) -> None:
+    """Files with the name of the DEM and another ending."""
+    verb.add_argument(
+        "--style", action="store_true", help="also write a style (.qml) with which QGIS draws the DEM in colors"
+    )
     verb.add_argument(
         "--stac", action="store_true",
         help="also write a STAC item (.json) that describes the DEM and the files next to it",
     )
+
+
+def _add_execution(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--scheduler", metavar="ADDRESS", help="a dask cluster to work on (default: this process)")
+    verb.add_argument("--overwrite", action="store_true", help="replace the files to write if they exist")
 
 
 def _add_image_options(predict: argparse.ArgumentParser) -> None:
@@ -609,15 +612,7 @@ def _predict(args: argparse.Namespace) -> int | None:
         "batch": args.batch, "caution": not args.no_caution, "overwrite": args.overwrite,
         "client": _client(args.scheduler),
     }
-    if args.images is None:
-        _print_prediction(predict(_image(args), args.out, interval=args.interval, domain=args.domain, **settings))
-        return None
-
-    def make(image: str, out: Path) -> Any:
-        interval, domain = (folder and Path(folder, out.name) for folder in (args.interval, args.domain))
-        return predict(image, out, interval=interval, domain=domain, **settings)
-
-    return _each(args, make, _print_prediction)
+    return _make(args, predict, settings, ("interval", "domain"), _print_prediction)
 
 
 def _refine(args: argparse.Namespace) -> int | None:
@@ -631,17 +626,11 @@ def _refine(args: argparse.Namespace) -> int | None:
     }
     if args.weights and len(args.weights) > 1:
         raise InvalidConfig(f"refine takes one file of weights, not {len(args.weights)}: give one")
-    if args.images is None:
-        _print_refinement(
-            refine(_image(args), args.dem, args.out, interval=args.interval, difference=args.difference, **settings)
-        )
-        return None
 
-    def make(image: str, out: Path) -> Any:
-        interval, difference = (folder and Path(folder, out.name) for folder in (args.interval, args.difference))
-        return refine(image, args.dem, out, interval=interval, difference=difference, **settings)
+    def make(image: Any, out: Any, **more: Any) -> Any:
+        return refine(image, args.dem, out, **more)
 
-    return _each(args, make, _print_refinement)
+    return _make(args, make, settings, ("interval", "difference"), _print_refinement)
 
 
 def _print_refinement(result: Any) -> None:
@@ -662,6 +651,22 @@ def _print_prediction(result: Any) -> None:
             f"{tags['ANCHORS']} anchors, surface {tags['ANCHOR_SURFACE']}: RMSE {tags['ANCHOR_RMSE']}, largest "
             f"{tags['ANCHOR_LARGEST']}", flush=True
         )
+
+
+def _make(
+    args: argparse.Namespace, make: Callable[..., Any], settings: dict[str, Any], files: tuple[str, ...],
+    report: Callable[[Any], None],
+) -> int | None:
+    """Make a DEM of one image, or of each of a list, for which the options ``files`` name folders."""
+    if args.images is None:
+        report(make(_image(args), args.out, **{name: getattr(args, name) for name in files}, **settings))
+        return None
+
+    def one(image: str, out: Path) -> Any:
+        folders = {name: getattr(args, name) for name in files}
+        return make(image, out, **{name: path and Path(path, out.name) for name, path in folders.items()}, **settings)
+
+    return _each(args, one, report)
 
 
 def _each(args: argparse.Namespace, make: Callable[[str, Path], Any], report: Callable[[Any], None]) -> int:

@@ -216,7 +216,7 @@ def _cells_table(anchors: Anchors, group: zarr.Group, amplitude: float) -> pd.Da
         last = min(first + step, heights.shape[0])
         relief = group["elevation"][first * cell : last * cell].astype(np.float64) * amplitude
         known = ~np.isnan(relief)
-        count = _sums(known, cell)
+        count = sums_over_cells(known, cell)
         enough = (count >= MIN_PREDICTED_SHARE * cell**2) & ~np.isnan(heights[first:last])
         label = np.zeros(count.shape, int)
         if "group" in group:
@@ -224,7 +224,7 @@ def _cells_table(anchors: Anchors, group: zarr.Group, amplitude: float) -> pd.Da
             enough &= most >= MIN_SHARE_OF_GROUP * count
         rows, columns = np.nonzero(enough)
         if len(rows):
-            mean = _sums(np.where(known, relief, 0.0), cell)[enough] / count[enough]
+            mean = sums_over_cells(np.where(known, relief, 0.0), cell)[enough] / count[enough]
             table = {"row": (rows + first) * cell + cell // 2, "column": columns * cell + cell // 2}
             table |= {"height": heights[first:last][enough], "predicted": mean, "group": label[enough]}
             parts.append(pd.DataFrame(table))
@@ -232,7 +232,7 @@ def _cells_table(anchors: Anchors, group: zarr.Group, amplitude: float) -> pd.Da
     return pd.concat(parts, ignore_index=True) if parts else empty
 
 
-def _sums(values: np.ndarray, cell: int) -> np.ndarray:
+def sums_over_cells(values: np.ndarray, cell: int) -> np.ndarray:
     """Sums over squares of ``cell`` px, of which the last may reach beyond the values."""
     rows, columns = (np.arange(0, side, cell) for side in values.shape)
     kind = np.int64 if values.dtype == bool else values.dtype
@@ -244,7 +244,7 @@ def _most_frequent(labels: np.ndarray, cell: int) -> tuple[np.ndarray, np.ndarra
     best = np.zeros((-(-labels.shape[0] // cell), -(-labels.shape[1] // cell)), int)
     most = np.zeros_like(best)
     for label in np.unique(labels[labels >= 0]):
-        count = _sums(labels == label, cell)
+        count = sums_over_cells(labels == label, cell)
         best, most = np.where(count > most, label, best), np.maximum(count, most)
     return best, most
 

@@ -29,6 +29,7 @@ from sat2dem_core.digest import digest
 from sat2dem_core.errors import InvalidAnchors, InvalidConfig
 from sat2dem_core.models.refiner import CORE, windows
 from sat2dem_core.prediction.anchor_sources import CoarseDEM, read_dem
+from sat2dem_core.prediction.anchors import sums_over_cells
 from sat2dem_core.prediction.dem_items import describe
 from sat2dem_core.prediction.gain import measure_gain
 from sat2dem_core.prediction.items import files_of, name_of
@@ -270,9 +271,8 @@ def _means(store: Path, plan: Plan, cells: np.ndarray) -> np.ndarray:
     step = max(1, ROWS // plan.cell)  # cells
     for first in range(0, len(inner), step):
         rows = array[first * plan.cell : (first + step) * plan.cell]
-        down, along = (np.arange(0, side, plan.cell) for side in rows.shape)
-        sums = np.add.reduceat(np.add.reduceat(rows.astype(np.float64), along, axis=1), down, axis=0)
-        counts = np.diff(np.append(down, rows.shape[0]))[:, None] * np.diff(np.append(along, rows.shape[1]))
+        both = rows.astype(np.float64), np.ones_like(rows, bool)
+        sums, counts = (sums_over_cells(part, plan.cell) for part in both)
         inner[first : first + step] = sums / counts
     return means
 

@@ -92,7 +92,6 @@ def refined(question: Question, network: Refiner) -> tuple[np.ndarray, np.ndarra
     return question.spline + detail(trust * added.astype(np.float64), question.grid), unit
 
 
-@lru_cache(maxsize=1)
 def network_on_all(recipe: Recipe = RECIPE, progress: bool = True) -> Refiner:
     """A refiner trained on all scenes at hand: what ships."""
     return network_without(0, recipe, progress)  # there is no fold 0
